@@ -1,0 +1,28 @@
+"""Random row windows from arrays bigger than memory.
+
+>>> import numpy as np, swath
+>>> a = swath.ingest(np.arange(20_000).reshape(1000, 20), tmp / "a.zarr", window=16)
+>>> a.gather([3, 500, 3]).shape
+(3, 16, 20)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from swath import errors
+from swath.array import RowArray, ingest, open
+from swath.errors import SwathError
+from swath.plan import Plan
+
+if TYPE_CHECKING:
+    from swath.lazy import compute
+
+__version__ = "0.1.0"
+__all__ = ["Plan", "RowArray", "SwathError", "compute", "errors", "ingest", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compute":  # dask takes half a second to import, and most programs never compute lazily
+        from swath.lazy import compute
+
+        return compute
+    raise AttributeError(f"module 'swath' has no attribute {name!r}")

@@ -1,0 +1,298 @@
+"""What users hold: `RowArray`, and the functions that make one. Each method is one call down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from swath import gather as _gather
+from swath.layout import CodecName
+from swath.memory import resolve_limit
+from swath.plan import Plan
+from swath.store import Store, open_store
+
+if TYPE_CHECKING:
+    import dask.array
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RowArray:
+    """An array of rows on disk, from which windows of rows are gathered.
+
+    It is the store as it was when it was opened. It holds no open file: pickle it, fork with it, share it between threads.
+    """
+
+    _store: Store
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array, rows first."""
+        return self._store.facts.layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the array, and of every batch."""
+        return self._store.facts.layout.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array in memory."""
+        layout = self._store.facts.layout
+        return layout.n_rows * layout.row_bytes
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return str(self._store.folder.path)
+
+    @property
+    def window(self) -> int:
+        """Rows of a window, unless a call says otherwise: what the store was laid out for."""
+        return self._store.facts.window
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are decoded and checksummed together."""
+        return self._store.facts.layout.chunk_rows
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of one file."""
+        return self._store.facts.layout.shard_rows
+
+    @property
+    def codec(self) -> CodecName:
+        """How chunks are compressed."""
+        return self._store.facts.layout.codec
+
+    @property
+    def segments(self) -> NDArray[np.int64]:
+        """(n, 2) half-open ranges of rows: the recordings, files or episodes that the rows came from."""
+        stops = np.cumsum(self._store.facts.segments, dtype=np.int64)
+        return np.stack([stops - self._store.facts.segments, stops], axis=1)
+
+    def __repr__(self) -> str:
+        return (
+            f"<swath.RowArray {self.shape} {self.dtype}, windows of {self.window} rows, "
+            f"chunks of {self.chunk_rows}, shards of {self.shard_rows}, {self.codec}: {self.url}>"
+        )
+
+    def plan(self, starts: ArrayLike, *, window: int | None = None, columns: Any = None) -> Plan:
+        """What `gather` would read and cost. Nothing is read.
+
+        Parameters and errors are those of `gather`.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> a = swath.ingest(np.zeros((1000, 500)), tmp / "plan.zarr")
+        >>> plan = a.plan([0, 500])
+        >>> plan.bytes_wanted, plan.requests
+        (128000, 3)
+        """
+        return _gather.plan_for(self._store, starts, window, columns, limit=resolve_limit(None))
+
+    def gather(
+        self,
+        starts: ArrayLike,
+        *,
+        window: int | None = None,
+        columns: Any = None,
+        out: NDArray[Any] | None = None,
+        memory_limit: int | str | None = None,
+    ) -> NDArray[Any]:
+        """Windows of rows, now: ``np.stack([A[s : s + window] for s in starts])``, bit for bit.
+
+        Parameters
+        ----------
+        starts : (n,) integers
+            First row of each window, in ``[0, rows - window]``; any order, repeats and overlaps allowed.
+        window
+            Rows of a window; the store's own if None.
+        columns
+            A slice or a list of positions along axis 1 to keep; all if None.
+        out
+            Where the batch goes: a numpy array or memmap of its shape and dtype. It holds rubbish after an error.
+        memory_limit
+            What the call may add to this process: bytes, or text such as ``"8GiB"``. By default 90 % of what is left.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, window, *row_shape), in the order asked.
+
+        Raises
+        ------
+        StartsError, WindowError, WindowOutOfBoundsError, ColumnsError, OutError
+            The call is wrong.
+        MemoryLimitError
+            It would pass the memory limit; nothing was read.
+        DamagedStoreError
+            A chunk that is needed is missing, or its checksum is wrong.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> rows = np.arange(1000).reshape(100, 10)
+        >>> a = swath.ingest(rows, tmp / "gather.zarr", window=4)
+        >>> batch = a.gather([90, 7, 7])
+        >>> batch.shape, np.array_equal(batch, np.stack([rows[s : s + 4] for s in [90, 7, 7]]))
+        ((3, 4, 10), True)
+        """
+        limit = resolve_limit(memory_limit)
+        plan = _gather.plan_for(self._store, starts, window, columns, batch_in_memory=out is None, limit=limit)
+        plan.check(limit)
+        return _gather.gather(self._store, plan, out)
+
+    def windows(
+        self,
+        starts: ArrayLike,
+        *,
+        window: int | None = None,
+        columns: Any = None,
+        block: int | None = None,
+        memory_limit: int | str | None = None,
+    ) -> dask.array.Array:
+        """Windows of rows, lazily: the batch of `gather` as a dask array of ``ceil(n / block)`` tasks.
+
+        Compute it with `swath.compute`, which keeps to a memory limit, or as any dask array.
+
+        Parameters
+        ----------
+        starts, window, columns
+            As in `gather`.
+        block
+            Windows of one block; by default 128 MiB, or a sixteenth of the memory limit if that is less.
+        memory_limit
+            Of the computation, in bytes or as text; by default 90 % of what is left.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> a = swath.ingest(np.arange(1000.0).reshape(100, 10), tmp / "windows.zarr")
+        >>> lazy = a.windows([3, 80, 0], block=2)
+        >>> lazy.chunks[0], lazy.sum(axis=(1, 2)).compute()
+        ((2, 1), array([ 17520., 140720.,  12720.]))
+        """
+        from swath import lazy
+
+        return lazy.windows(
+            self._store, starts, window=window, columns=columns, block=block, memory_limit=memory_limit
+        )
+
+
+def open(url: str | os.PathLike[str]) -> RowArray:
+    """Open the store at ``url``.
+
+    Reads one small file; the rows are read by `RowArray.gather` and its likes.
+
+    Raises
+    ------
+    StoreNotFoundError
+        There is no store.
+    IncompleteStoreError
+        Its ingest has not finished.
+    FormatError
+        Its metadata are damaged, or of another kind.
+    """
+    return RowArray(open_store(url))
+
+
+def ingest(
+    source: Any,
+    url: str | os.PathLike[str],
+    *,
+    window: int = 16,
+    chunk_rows: int | Literal["auto"] = "auto",
+    shard_rows: int | Literal["auto"] = "auto",
+    codec: CodecName | Literal["auto"] = "auto",
+    dtype: DTypeLike | None = None,
+    row_shape: Sequence[int] | None = None,
+    memory_limit: int | str | None = None,
+    progress: bool | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> RowArray:
+    """Write an array as a store laid out for random windows, and open it.
+
+    The store appears at ``url`` when it is whole. Interrupted and called again, it carries on where it was.
+
+    Parameters
+    ----------
+    source
+        A numpy or dask array, an h5py dataset, the path of a ``.npy`` file or of a raw binary file,
+        ``"file.h5::dataset"``, or a list of these, which is joined along axis 0, each a segment.
+    url
+        The folder that shall be the store.
+    window
+        Rows that most windows will have.
+    chunk_rows, shard_rows
+        Rows that are decoded together, and rows of a file; by default chosen for the window.
+    codec
+        ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` is raw.
+    dtype, row_shape
+        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default. For other sources ``dtype``
+        must be the one they have.
+    memory_limit
+        What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
+    progress
+        Whether a bar shows how far it is; by default if stderr is a terminal.
+    resume
+        Whether to carry on with what an interrupted call with the same arguments has written.
+    overwrite
+        Whether to replace an array that is at ``url``. The old one stays until the new one is whole.
+
+    Returns
+    -------
+    RowArray
+
+    Raises
+    ------
+    SourceError, SourceNotFoundError
+        The source is no array of rows, or not there.
+    LayoutError, OptionError
+        The rows cannot be stored in this way.
+    StoreExistsError, StoreBusyError
+        The place is taken.
+    MemoryLimitError
+        One shard does not fit in the limit.
+    DiskFullError
+        No room; what has been written is kept for the next call.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> a = swath.ingest(np.random.default_rng(0).normal(size=(1000, 50)), tmp / "ingest.zarr", window=8)
+    >>> a.shape, a.window, len(a.segments)
+    ((1000, 50), 8, 1)
+    """
+    from swath import ingestion
+
+    ingestion.ingest(
+        source,
+        url,
+        window=window,
+        chunk_rows=chunk_rows,
+        shard_rows=shard_rows,
+        codec=codec,
+        dtype=dtype,
+        row_shape=row_shape,
+        memory_limit=memory_limit,
+        progress=progress,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return open(url)

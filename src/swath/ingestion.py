@@ -1,0 +1,172 @@
+"""How does a source become a store?
+
+1. Open the source, choose the layout, and refuse what cannot be stored or has no room.
+2. Each worker takes the next shard, reads its rows into a buffer of its own, and writes checksums and bytes in one go.
+   A source that is best read in order is read under a lock, one shard after another; encoding and writing overlap.
+3. Commit (`swath.store.building`).
+
+Memory is the workers' buffers and what the source holds, whatever the size of the array. A shard that is
+written stays: an interrupted ingest, run again, carries on with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from swath.errors import DiskFullError, MemoryLimitError, OptionError, SourceError
+from swath.layout import CRC_BYTES, CodecName, Layout, choose_layout
+from swath.memory import Room, format_bytes, resolve_limit
+from swath.shard import encode_shard
+from swath.sources import Source, open_source
+from swath.storage import LocalFolder
+from swath.store import Facts, building, check_vacant, local_path, shard_key
+
+# Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
+_WAITING_WORKERS = 2
+
+# A shard of default size shall leave room for several workers within the memory limit.
+_SHARDS_IN_LIMIT = 8
+
+
+def ingest(
+    source: Any,
+    url: str | os.PathLike[str],
+    *,
+    window: int,
+    chunk_rows: int | Literal["auto"],
+    shard_rows: int | Literal["auto"],
+    codec: CodecName | Literal["auto"],
+    dtype: DTypeLike | None,
+    row_shape: Sequence[int] | None,
+    memory_limit: int | str | None,
+    progress: bool | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Write ``source`` as a store at ``url``; parameters and errors as `swath.ingest` describes them."""
+    path = local_path(url)
+    check_vacant(path, overwrite=overwrite)
+    limit = resolve_limit(memory_limit)
+    if not isinstance(window, (int, np.integer)) or isinstance(window, bool) or window < 1:
+        raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
+    rows = open_source(source, dtype=dtype, row_shape=row_shape)
+    if dtype is not None and np.result_type(np.dtype(dtype)) != rows.dtype:
+        raise SourceError(f"The source has dtype {rows.dtype}, not {np.dtype(dtype)}. Leave dtype out, or convert the source first.")
+    layout = choose_layout(
+        rows.shape,
+        rows.dtype,
+        window=int(window),
+        chunk_rows=chunk_rows,
+        shard_rows=shard_rows,
+        codec=codec,
+        most_shard_bytes=max(1, (limit.n_bytes - rows.read_bytes) // _SHARDS_IN_LIMIT),
+    )
+    workers = _workers(layout, rows, limit)
+    facts = Facts(layout, int(window), rows.segments, rows.describe())
+    with building(path, facts, overwrite=overwrite, resume=resume) as folder:
+        missing = [shard for shard in range(layout.n_shards) if not folder.has(shard_key(layout, shard))]
+        _check_disk(folder, layout, missing)
+        with _progress(layout, missing, progress) as advance:
+            _write_shards(folder, layout, rows, missing, workers, advance)
+        if rows.describe() != facts.source:
+            raise SourceError(f"The source changed while it was read ({_label(facts)}). Run the ingest again, once nothing writes to it.")
+
+
+def _write_shards(folder: LocalFolder, layout: Layout, source: Source, shards: list[int], workers: int, advance: Any) -> None:
+    shared = iter(shards)
+    reading: contextlib.AbstractContextManager[Any] = threading.Lock() if source.in_order else contextlib.nullcontext()
+
+    def work() -> None:
+        buffer = np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
+        while True:
+            with reading:  # in order: the shard is chosen and read in one turn
+                shard = next(shared, None)
+                if shard is None:
+                    return
+                start, stop = layout.rows_of(shard)
+                source.read_into(start, _rows(buffer, layout, stop - start))
+            chunks = layout.chunks_in(shard)
+            buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
+            folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks))
+            advance(stop - start)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
+        futures = [pool.submit(work) for _ in range(workers)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            # After an error, or Ctrl-C, no worker finds another shard.
+            for _ in shared:
+                pass
+
+
+def _rows(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
+    return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
+
+
+def _workers(layout: Layout, source: Source, limit: Room) -> int:
+    """As many workers as pay, and as their buffers leave room for.
+
+    Raises
+    ------
+    MemoryLimitError
+        There is no room for one.
+    """
+    shard = layout.shard_rows * layout.row_bytes
+    buffers = shard if layout.codec == "raw" else 2 * shard
+    fitting = (limit.n_bytes - source.read_bytes) // (buffers + layout.index_bytes)
+    if fitting < 1:
+        raise MemoryLimitError(
+            f"This ingest needs {format_bytes(source.read_bytes + buffers + layout.index_bytes)} (the source reads "
+            f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
+            f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
+        )
+    return int(min(fitting, len(os.sched_getaffinity(0)) + _WAITING_WORKERS, layout.n_shards))
+
+
+def _check_disk(folder: LocalFolder, layout: Layout, missing: list[int]) -> None:
+    """Refuse an ingest that the disk cannot take, where that is known before."""
+    if layout.codec != "raw":
+        return
+    chunks = sum(layout.chunks_in(shard) for shard in missing)
+    needed = chunks * (layout.chunk_bytes + CRC_BYTES) + len(missing) * layout.index_bytes
+    free = shutil.disk_usage(folder.path).free
+    if needed > free:
+        raise DiskFullError(
+            f"{folder.path.parent} has {format_bytes(free)} free, but the store needs {format_bytes(needed)} ({needed} bytes) more. "
+            "Make room, choose another place, or try codec='zstd'."
+        )
+
+
+@contextlib.contextmanager
+def _progress(layout: Layout, missing: list[int], wanted: bool | None) -> Iterator[Any]:
+    """A function to be told of rows that are written; it moves a bar on stderr, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    shown = console.is_terminal if wanted is None else wanted
+    if not shown:
+        yield lambda n_rows: None
+        return
+    columns = (TextColumn("ingest"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        to_write = sum(b - a for a, b in map(layout.rows_of, missing))
+        total = layout.n_rows * layout.row_bytes
+        task = bar.add_task("ingest", total=total, completed=total - to_write * layout.row_bytes)
+        yield lambda n_rows: bar.advance(task, n_rows * layout.row_bytes)
+
+
+def _label(facts: Facts) -> str:
+    return str(facts.source.get("path", facts.source["kind"]))

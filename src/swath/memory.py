@@ -1,0 +1,155 @@
+"""How much memory may a call use, and how much will it use?
+
+Sizes are parsed once, at the door (`parse_bytes`); inside they are ints. The limit of a call is
+what it may *add* to the process: the one the caller gave, or 90 % of what the system has left
+for this process (`detect_room`). What a gather will add is written down in one place, `GatherCost`;
+`swath.plan` fills it in, and it is compared with the limit before anything is read.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from swath.errors import OptionError
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGTP")}
+_UNITS |= {f"{p}IB": 1024 ** (i + 1) for i, p in enumerate("KMGTP")}
+
+# A share is left for what nobody counts: the interpreter's own arenas, other threads, the kernel's pages.
+_SHARE_OF_ROOM = 0.9
+
+
+def parse_bytes(size: int | str, name: str = "memory_limit") -> int:
+    """Bytes of a size given as an int or as text, with the units that dask knows.
+
+    Examples
+    --------
+    >>> parse_bytes("8GiB"), parse_bytes("50MB"), parse_bytes("1.5 kB"), parse_bytes(64)
+    (8589934592, 50000000, 1500, 64)
+    """
+    if isinstance(size, int) and not isinstance(size, bool):
+        n_bytes = size
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", str(size))
+        unit = match and _UNITS.get(match[2].upper())
+        if not match or unit is None or not isinstance(size, str):
+            raise OptionError(f"{name} is {size!r}, which is no size. Give bytes as an int, or text such as '8GiB' or '50MB'.")
+        n_bytes = int(float(match[1]) * unit)
+    if n_bytes < 1:
+        raise OptionError(f"{name} is {size!r}, but a size is at least 1 byte. Give bytes as an int, or text such as '8GiB'.")
+    return n_bytes
+
+
+def format_bytes(n_bytes: int | float) -> str:
+    """A size as people read it, in binary units.
+
+    Examples
+    --------
+    >>> format_bytes(2_560_000_000), format_bytes(512)
+    ('2.38 GiB', '512 B')
+    """
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.2f} {unit}"
+    return f"{int(n_bytes)} B"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory that this process can still take, and what sets the bound."""
+
+    n_bytes: int
+    bound_by: str
+
+
+def detect_room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Room:
+    """The least of what the machine, the memory cgroups and the resource limits leave.
+
+    Page cache is not counted as used, since the kernel gives it up under pressure. Nested cgroups,
+    v1 and v2, are followed up to the root: the tightest of them holds.
+    """
+    rooms = [*_machine_room(proc), *_cgroup_rooms(proc, cgroup), *_rlimit_rooms(proc)]
+    return min(rooms, key=lambda room: room.n_bytes, default=Room(2**63 - 1, "nothing that can be read here"))
+
+
+def resolve_limit(memory_limit: int | str | None) -> Room:
+    """The limit of one call: the caller's, or a share of the room that is left."""
+    if memory_limit is not None:
+        return Room(parse_bytes(memory_limit), "memory_limit")
+    room = detect_room()
+    return Room(int(room.n_bytes * _SHARE_OF_ROOM), f"90 % of what {room.bound_by} leaves")
+
+
+@dataclass(frozen=True, slots=True)
+class GatherCost:
+    """What a gather adds to the process, in bytes."""
+
+    batch: int
+    """The result; 0 when the caller gave ``out``."""
+    plan: int
+    """The sorted starts, the reads and the placements."""
+    scratch: int
+    """Buffers of all reading threads together."""
+    overhead: int
+    """Thread stacks, shard indexes and the allocator's slack."""
+
+    @property
+    def total(self) -> int:
+        """The projected peak."""
+        return self.batch + self.plan + self.scratch + self.overhead
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {format_bytes(getattr(self, name))}" for name in ("batch", "plan", "scratch", "overhead"))
+        return f"{format_bytes(self.total)} ({parts})"
+
+
+def _machine_room(proc: Path) -> Iterator[Room]:
+    for line in _read(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            yield Room(int(line.split()[1]) * 1024, "the machine")
+
+
+def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[Room]:
+    for line in _read(proc / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            names, root = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"), cgroup / "memory"
+        elif controllers == "":
+            names, root = ("memory.max", "memory.current", ""), cgroup
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # In a container the path may be the host's, and the group's own files lie at the root of the mount.
+        while True:
+            yield from _one_cgroup(group, *names)
+            if group == root:
+                break
+            group = group.parent
+
+
+def _one_cgroup(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[Room]:
+    limit, usage = _read(group / limit_name).strip(), _read(group / usage_name).strip()
+    if limit.isdigit() and usage.isdigit() and int(limit) < 2**60:  # v1 says "no limit" with a huge number
+        stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+        cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        yield Room(max(0, int(limit) - int(usage) + cached), f"the memory cgroup {group}")
+
+
+def _rlimit_rooms(proc: Path) -> Iterator[Room]:
+    status = dict(line.split(":", 1) for line in _read(proc / "self/status").splitlines() if ":" in line)
+    for name, which, field in (("RLIMIT_AS", resource.RLIMIT_AS, "VmSize"), ("RLIMIT_DATA", resource.RLIMIT_DATA, "VmData")):
+        soft, _ = resource.getrlimit(which)
+        if soft != resource.RLIM_INFINITY and field in status:
+            yield Room(max(0, soft - int(status[field].split()[0]) * 1024), name)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

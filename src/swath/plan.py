@@ -1,0 +1,191 @@
+"""What will this gather read, and what will it cost, before anything is read?
+
+1. Merge the windows into spans of whole chunks (`swath.windows`).
+2. Cut the spans into reads: a read lies in one shard, and is small enough to be a thread's scratch.
+3. Choose how many threads may read at once, so that batch, plan and scratch stay under the limit.
+
+The result is a frozen value. It holds no handle and touches no file: print it, refuse it, or carry
+it out (`swath.gather`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from swath.errors import MemoryLimitError
+from swath.layout import CRC_BYTES, Layout
+from swath.memory import GatherCost, Room, format_bytes
+from swath.windows import IntArray, merge_windows, windows_in
+
+# A disk of today needs about 32 requests in flight for its full rate; more gave nothing (benchmarks/).
+MOST_THREADS = 32
+
+# Scratch of one thread: large enough that a read is bound by bytes and not by calls, small enough for the cache.
+_BLOCK_BYTES = 4 * 2**20
+
+# A preadv takes 1024 buffers; a raw chunk needs two (rows, checksum), the ends of a read one more each.
+_MOST_READ_CHUNKS = 500
+
+# Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
+INDEX_CACHE_BYTES = 32 * 2**20
+
+# Stack, bookkeeping and allocator slack: of the call, and of each thread. Measured by tests/test_memory.py.
+_CALL_OVERHEAD = 8 * 2**20
+_THREAD_OVERHEAD = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a gather will read and cost. Made by `RowArray.plan`; ``print(plan)`` shows it as a table."""
+
+    layout: Layout
+    window: int
+    columns: IntArray | slice | None
+    """Columns of each row (axis 1 of the array) that are kept; None for all."""
+    batch_shape: tuple[int, ...]
+    starts: IntArray
+    """(n,) first rows, ascending."""
+    order: IntArray
+    """(n,) place in the batch of each of ``starts``."""
+    first_chunk: IntArray
+    """(m,) first chunk of each read, ascending. A read lies in one shard; reads never overlap."""
+    stop_chunk: IntArray
+    """(m,) chunk after the last of each read."""
+    first_window: IntArray
+    """(m,) first of the windows, by position in ``starts``, that have rows in the read."""
+    stop_window: IntArray
+    """(m,) window after the last of them."""
+    threads: int
+    """The most threads that may read at once."""
+    cost: GatherCost
+
+    @property
+    def bytes_wanted(self) -> int:
+        """Bytes of the batch."""
+        return math.prod(self.batch_shape) * self.layout.dtype.itemsize
+
+    @cached_property
+    def shards(self) -> IntArray:
+        """The shards that are read, ascending."""
+        return np.unique(self.first_chunk // self.layout.shard_chunks)
+
+    @property
+    def requests(self) -> int:
+        """Reads, and one index for each shard."""
+        return self.first_chunk.size + self.shards.size
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that are read, checked and decoded, each once."""
+        return int((self.stop_chunk - self.first_chunk).sum())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the chunks with their checksums, and of the indexes. For compressed chunks this is the most it can be."""
+        return self.chunks * (self.layout.chunk_bytes + CRC_BYTES) + self.shards.size * self.layout.index_bytes
+
+    @property
+    def amplification(self) -> float:
+        """Bytes read for each byte wanted; below 1 where windows overlap."""
+        return self.bytes_read / self.bytes_wanted if self.bytes_wanted else 1.0
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that the gather adds to the process."""
+        return self.cost.total
+
+    def check(self, limit: Room) -> None:
+        """Refuse what cannot fit.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the arithmetic and the ways out.
+        """
+        if self.peak_bytes <= limit.n_bytes:
+            return
+        a_window = max(1, self.bytes_wanted // max(1, self.starts.size))
+        fitting = max(0, limit.n_bytes - self.peak_bytes + self.cost.batch) // a_window
+        raise MemoryLimitError(
+            f"This gather needs {self.cost}, but the limit is {format_bytes(limit.n_bytes)} ({limit.bound_by}). "
+            f"Gather at most {fitting:,} windows at once, choose columns=, raise memory_limit, "
+            "or land the batch on disk with out=numpy.memmap(...)."
+        )
+
+    def __str__(self) -> str:
+        rows = {
+            "windows": f"{self.starts.size:,} of {self.window} rows",
+            "batch": f"{self.batch_shape} {self.layout.dtype}",
+            "wanted": format_bytes(self.bytes_wanted),
+            "read": f"{format_bytes(self.bytes_read)}, {self.amplification:.2f} bytes for each byte wanted",
+            "requests": f"{self.requests:,} in {self.shards.size:,} shards, at most {self.threads} at once",
+            "chunks": f"{self.chunks:,} of {self.layout.chunk_rows} rows ({format_bytes(self.layout.chunk_bytes)}), {self.layout.codec}",
+            "peak": str(self.cost),
+        }
+        return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+
+
+def plan_gather(
+    layout: Layout, starts: IntArray, window: int, *, columns: IntArray | slice | None, batch_in_memory: bool, limit: Room
+) -> Plan:
+    """Plan the gather of checked ``starts``, with as many threads as ``limit`` allows, and at least one.
+
+    `Plan.check` refuses a plan that does not fit even so.
+    """
+    row_shape = layout.row_shape
+    if columns is not None:
+        kept = len(range(*columns.indices(row_shape[0]))) if isinstance(columns, slice) else columns.size
+        row_shape = (kept, *row_shape[1:])
+    batch_shape = (starts.size, window, *row_shape)
+    batch_bytes = math.prod(batch_shape) * layout.dtype.itemsize
+
+    spans = merge_windows(starts, window, layout.chunk_rows)
+    read_chunks = max(1, min(_BLOCK_BYTES // layout.chunk_bytes, _MOST_READ_CHUNKS))
+    first, stop = _cut(spans.first, spans.stop, layout.shard_chunks, read_chunks)
+    lo, hi = windows_in(spans.starts, window, first * layout.chunk_rows, stop * layout.chunk_rows)
+
+    # Sorting and cutting hold a few temporaries of the same length, most of them gone when the batch is made.
+    plan_bytes = 2 * sum(array.nbytes for array in (spans.starts, spans.order, first, stop, lo, hi))
+    # Rows of one read; a compressed read also holds its encoded bytes, and one chunk that is kept in part.
+    most_chunks = int((stop - first).max()) if first.size else 1
+    scratch = (most_chunks if layout.codec == "raw" else 2 * most_chunks + 1) * layout.chunk_bytes + _THREAD_OVERHEAD
+    fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + _index_bytes(layout, first)
+    threads = int(max(1, min(MOST_THREADS, (limit.n_bytes - fixed) // scratch, first.size)))
+    cost = GatherCost(
+        batch=batch_bytes if batch_in_memory else 0,
+        plan=plan_bytes,
+        scratch=threads * scratch,
+        overhead=_CALL_OVERHEAD + _index_bytes(layout, first),
+    )
+    return Plan(layout, window, columns, batch_shape, spans.starts, spans.order, first, stop, lo, hi, threads, cost)
+
+
+def _index_bytes(layout: Layout, first_chunk: IntArray) -> int:
+    """Memory of the shard indexes that are kept while reading (see `swath.shard.IndexCache`)."""
+    return min(INDEX_CACHE_BYTES, int(np.unique(first_chunk // layout.shard_chunks).size) * layout.index_bytes)
+
+
+def _cut(first: IntArray, stop: IntArray, shard_chunks: int, read_chunks: int) -> tuple[IntArray, IntArray]:
+    """Cut runs of chunks ``[first, stop)`` at the borders of shards, then into reads of at most ``read_chunks``.
+
+    >>> [edge.tolist() for edge in _cut(np.array([6, 20]), np.array([13, 21]), shard_chunks=8, read_chunks=4)]
+    [[6, 8, 12, 20], [8, 12, 13, 21]]
+    """
+    shard = first // shard_chunks
+    run, k = _expand((stop - 1) // shard_chunks - shard + 1)
+    border = (shard[run] + k) * shard_chunks
+    first, stop = np.maximum(first[run], border), np.minimum(stop[run], border + shard_chunks)
+
+    run, k = _expand(-((first - stop) // read_chunks))
+    first = first[run] + k * read_chunks
+    return first, np.minimum(first + read_chunks, stop[run])
+
+
+def _expand(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Each index i repeated ``counts[i]`` times, and beside it 0, 1, ... ``counts[i] - 1``."""
+    index = np.repeat(np.arange(counts.size), counts)
+    return index, np.arange(index.size) - np.repeat(np.cumsum(counts) - counts, counts)

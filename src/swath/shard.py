@@ -1,0 +1,251 @@
+"""One shard: its index, its chunks, their checksums.
+
+A shard is a Zarr v3 ``sharding_indexed`` object with its index at the start::
+
+    index   offset and length of each chunk, 16 bytes a chunk, then a crc32c
+    chunk   its rows, encoded by the codec, then a crc32c of the encoded bytes
+    chunk   ...
+
+`ShardReader.read_rows` is the inner loop of the library. Where chunks are raw and lie in order, one
+``preadv`` lands the wanted rows in the caller's memory and scatters the rest (checksums, and the rows
+around them that their checksums cover) to scratch: no copy, and each byte passes the cache once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from crc32c import crc32c
+from numcodecs.blosc import Blosc
+from numpy.typing import NDArray
+
+from swath.errors import DamagedStoreError
+from swath.layout import CRC_BYTES, CodecName, Layout
+from swath.plan import INDEX_CACHE_BYTES
+from swath.storage import LocalFile
+from swath.storage.local import Buffer
+
+_NO_CHUNK = np.uint64(2**64 - 1)
+
+# Releasing the lock of the interpreter for each checksum pays with few threads, and costs more than it gives
+# where many threads hand it round: 7.1 against 5.2 GB/s with 2 threads, 3.3 against 5.8 with 4 (2 cores).
+_RELEASE_GIL = 1
+
+ShardIndex = NDArray[np.uint64]
+"""(chunks, 2) offset and length of each chunk."""
+
+
+def make_codec(codec: CodecName, itemsize: int) -> Blosc | None:
+    """The compressor of a codec name; None for raw."""
+    if codec == "raw":
+        return None
+    shuffle = Blosc.SHUFFLE if itemsize > 1 else Blosc.NOSHUFFLE
+    return Blosc(cname=codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255))
+
+
+def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> Iterable[Buffer]:
+    """The bytes of a shard of ``chunks`` chunks, from the bytes of their rows, the last padded to a whole chunk.
+
+    Raw chunks are views of ``rows``: nothing is copied.
+    """
+    codec = make_codec(layout.codec, layout.dtype.itemsize)
+    index = np.full((layout.shard_chunks, 2), _NO_CHUNK, "<u8")
+    buffers: list[Buffer] = []
+    offset = layout.index_bytes
+    view = memoryview(rows)
+    for k in range(chunks):
+        chunk = view[k * layout.chunk_bytes : (k + 1) * layout.chunk_bytes]
+        encoded = chunk if codec is None else memoryview(codec.encode(chunk)).cast("B")
+        buffers += [encoded, memoryview(crc32c(encoded, 0, _RELEASE_GIL).to_bytes(CRC_BYTES, "little"))]
+        length = len(encoded) + CRC_BYTES
+        index[k] = offset, length
+        offset += length
+    encoded_index = index.tobytes()
+    encoded_index += crc32c(encoded_index).to_bytes(CRC_BYTES, "little")
+    return [memoryview(encoded_index), *buffers]
+
+
+class IndexCache:
+    """Indexes of shards, checked, up to a number of bytes; the oldest go first.
+
+    Each step is one operation on a dict, so that threads share it without a lock, and a fork inherits none.
+    """
+
+    def __init__(self, most_bytes: int = INDEX_CACHE_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._indexes: dict[tuple[Any, ...], ShardIndex] = {}
+
+    def get(self, file: LocalFile, layout: Layout) -> ShardIndex:
+        """The index of an open shard, read unless this version of the file has been met before."""
+        key = (file.path, *file.version)
+        index = self._indexes.get(key)
+        if index is None:
+            index = _read_index(file, layout)
+            entries = max(1, self._most_bytes // layout.index_bytes)
+            while len(self._indexes) >= entries:
+                self._indexes.pop(next(iter(self._indexes), key), None)
+            self._indexes[key] = index
+        return index
+
+
+def _read_index(file: LocalFile, layout: Layout) -> ShardIndex:
+    encoded = bytearray(layout.index_bytes)
+    got = file.read_into([memoryview(encoded)], 0)
+    body, crc = memoryview(encoded)[:-CRC_BYTES], encoded[-CRC_BYTES:]
+    if got < len(encoded):
+        raise DamagedStoreError(f"{file.path} ends at byte {got}, inside its index of {len(encoded)} bytes. {_MEND}")
+    if crc32c(body) != int.from_bytes(crc, "little"):
+        raise DamagedStoreError(f"{file.path} has a wrong checksum in its index. {_MEND}")
+    return np.frombuffer(body, "<u8").reshape(-1, 2)
+
+
+_MEND = "Restore the file, or ingest the source again with overwrite=True."
+
+
+@dataclass(slots=True)
+class Scratch:
+    """The buffers of one thread, used again for each read, and made when first needed."""
+
+    _buffers: dict[str, Buffer] = field(default_factory=dict)
+
+    def take(self, name: str, n_bytes: int) -> Buffer:
+        """A buffer of this size; its bytes are what the last use left."""
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < n_bytes:
+            self._buffers.pop(name, None)  # the old one is freed first, so that the two never stand together
+            buffer = self._buffers[name] = memoryview(np.empty(n_bytes, np.uint8))
+        return buffer[:n_bytes]
+
+
+class ShardReader:
+    """Reads rows of one open shard. One thread at a time."""
+
+    def __init__(self, file: LocalFile, layout: Layout, shard: int, index: ShardIndex, scratch: Scratch) -> None:
+        self._file = file
+        self._layout = layout
+        self._first_chunk = shard * layout.shard_chunks
+        self._offsets = index[:, 0]
+        self._lengths = index[:, 1]
+        self._scratch = scratch
+        self._codec = make_codec(layout.codec, layout.dtype.itemsize)
+
+    def read_rows(self, first_chunk: int, stop_chunk: int, start: int, stop: int, dest: Buffer) -> None:
+        """Land rows of chunks ``[first_chunk, stop_chunk)`` of the array in ``dest``, each chunk checked.
+
+        Parameters
+        ----------
+        first_chunk, stop_chunk
+            Chunks of the array, all in this shard, each with at least one wanted row.
+        start, stop
+            The wanted rows, counted from the first row of ``first_chunk``.
+        dest
+            Takes exactly the bytes of rows ``[start, stop)``. The caller owns it; it holds rubbish after an error.
+
+        Raises
+        ------
+        DamagedStoreError
+            A chunk is missing, its bytes end early, or its checksum is wrong.
+        """
+        first, last = first_chunk - self._first_chunk, stop_chunk - self._first_chunk
+        offset, length = self._byte_range(first, last)
+        if self._codec is None:
+            self._scatter(first, last, offset, start, stop, dest)
+        else:
+            self._decode(first, last, offset, length, start, stop, dest)
+
+    def _byte_range(self, first: int, last: int) -> tuple[int, int]:
+        """The one run of bytes that holds these chunks."""
+        offsets, lengths = self._offsets[first:last], self._lengths[first:last]
+        ends = offsets + lengths
+        missing = np.flatnonzero(offsets == _NO_CHUNK)
+        if missing.size:
+            self._damaged(first + int(missing[0]), "is missing")
+        if (offsets[1:] != ends[:-1]).any():
+            self._damaged(first, "does not lie beside the next, as swath writes chunks")
+        if self._codec is None and (lengths != self._layout.chunk_bytes + CRC_BYTES).any():
+            self._damaged(first, f"or one after it has not the {self._layout.chunk_bytes + CRC_BYTES} bytes of a raw chunk")
+        offset, end = int(offsets[0]), int(ends[-1])
+        if end > self._file.size:
+            outside = int(np.flatnonzero(ends > self._file.size)[0])
+            self._damaged(first + outside, f"ends at byte {int(ends[outside])}, but the file has {self._file.size}")
+        return offset, end - offset
+
+    def _scatter(self, first: int, last: int, offset: int, start: int, stop: int, dest: Buffer) -> None:
+        """Raw chunks: one call puts each byte where it belongs."""
+        layout, row_bytes, chunk_bytes = self._layout, self._layout.row_bytes, self._layout.chunk_bytes
+        n = last - first
+        before = self._scratch.take("before", start * row_bytes)
+        after = self._scratch.take("after", n * chunk_bytes - stop * row_bytes)
+        checksums = self._scratch.take("checksums", n * CRC_BYTES)
+
+        # The rows of each chunk, whole within `dest` but for the first and the last; its checksum after them.
+        edges = [0, *range(chunk_bytes - len(before), len(dest), chunk_bytes), len(dest)]
+        parts = [dest[a:b] for a, b in zip(edges, edges[1:])]
+        buffers: list[Buffer] = [before] if len(before) else []
+        for k, part in enumerate(parts):
+            buffers.append(part)
+            if k == n - 1 and len(after):
+                buffers.append(after)
+            buffers.append(checksums[k * CRC_BYTES : (k + 1) * CRC_BYTES])
+        got = self._file.read_into(buffers, offset)
+        if got < n * (chunk_bytes + CRC_BYTES):
+            self._damaged(first + got // (chunk_bytes + CRC_BYTES), "ends early: the file was cut while it was read")
+
+        stored = checksums.cast("I")
+        for k, part in enumerate(parts):
+            crc = crc32c(before, 0, _RELEASE_GIL) if k == 0 and len(before) else 0
+            crc = crc32c(part, crc, _RELEASE_GIL)
+            if k == n - 1 and len(after):
+                crc = crc32c(after, crc, _RELEASE_GIL)
+            if crc != stored[k]:
+                self._damaged(first + k, "has a wrong checksum")
+
+    def _decode(self, first: int, last: int, offset: int, length: int, start: int, stop: int, dest: Buffer) -> None:
+        """Compressed chunks: one read, then each is decoded once, into ``dest`` where all its rows are wanted."""
+        assert self._codec is not None
+        layout = self._layout
+        chunk_rows, row_bytes = layout.chunk_rows, layout.row_bytes
+        if length > (last - first) * (layout.chunk_bytes + _BLOSC_OVERHEAD + CRC_BYTES):
+            self._damaged(first, "or one after it is longer than any encoding of a chunk")
+        encoded = self._scratch.take("encoded", length)
+        if self._file.read_into([encoded], offset) < length:
+            self._damaged(first, "or one after it ends early: the file was cut while it was read")
+        position = 0
+        for k in range(last - first):
+            end = position + int(self._lengths[first + k])
+            body, crc = encoded[position : end - CRC_BYTES], encoded[end - CRC_BYTES : end]
+            position = end
+            if len(crc) < CRC_BYTES or crc32c(body, 0, _RELEASE_GIL) != int.from_bytes(crc, "little"):
+                self._damaged(first + k, "has a wrong checksum")
+            a, b = max(start - k * chunk_rows, 0), min(stop - k * chunk_rows, chunk_rows)
+            target = dest[(k * chunk_rows + a - start) * row_bytes : (k * chunk_rows + b - start) * row_bytes]
+            if b - a == chunk_rows:
+                self._decode_chunk(first + k, body, target)
+            else:
+                chunk = self._scratch.take("chunk", layout.chunk_bytes)
+                self._decode_chunk(first + k, body, chunk)
+                target[:] = chunk[a * row_bytes : b * row_bytes]
+
+    def _decode_chunk(self, chunk: int, encoded: Buffer, out: Buffer) -> None:
+        assert self._codec is not None
+        # A blosc header says how many bytes it decodes to, so that a bomb is met before it is decoded.
+        if len(encoded) < 16 or int.from_bytes(encoded[4:8], "little") != len(out):
+            self._damaged(chunk, f"does not decode to {len(out)} bytes")
+        try:
+            self._codec.decode(encoded, out)
+        except (RuntimeError, ValueError) as error:
+            self._damaged(chunk, f"cannot be decoded ({error})")
+
+    def _damaged(self, chunk: int, what: str) -> NoReturn:
+        number = self._first_chunk + chunk
+        row = number * self._layout.chunk_rows
+        raise DamagedStoreError(
+            f"{self._file.path}: chunk {number} (rows {row} to {row + self._layout.chunk_rows - 1}) {what}. {_MEND}"
+        )
+
+
+# What blosc may add to bytes that do not compress: its header.
+_BLOSC_OVERHEAD = 16

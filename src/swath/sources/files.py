@@ -1,0 +1,153 @@
+"""Files whose rows lie one after another: ``.npy``, raw binary, and contiguous HDF5 datasets."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from swath.errors import OptionError, SourceError, SourceNotFoundError
+from swath.sources import Source, check_rows, file_facts
+
+_NPY = b"\x93NUMPY"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSource:
+    """Rows of one dtype, side by side in a file."""
+
+    path: Path
+    kind: str
+    offset: int
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    """As in the file, in either byte order."""
+    dtype: np.dtype[Any]
+    facts: dict[str, Any]
+
+    in_order = False
+    chunk_rows = 1
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The file is one segment."""
+        return (self.shape[0],)
+
+    @property
+    def read_bytes(self) -> int:
+        """Nothing is held, but the bytes before they are swapped."""
+        return 0 if self.stored == self.dtype else _SWAP_BYTES
+
+    def describe(self) -> dict[str, Any]:
+        """The file's name, size and time, and what of it is read."""
+        return {"kind": self.kind, **self.facts, "offset": self.offset, "dtype": self.stored.str, "shape": list(self.shape)}
+
+    def read_into(self, start: int, out: NDArray[Any]) -> None:
+        """Read straight into ``out``, or through a small buffer where bytes must be swapped."""
+        row_bytes = self.stored.itemsize * math.prod(self.shape[1:])
+        with open(self.path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            if self.stored == self.dtype:
+                self._fill(file.fileno(), out, self.offset + start * row_bytes)
+                return
+            step = max(1, _SWAP_BYTES // row_bytes)
+            for i in range(0, len(out), step):
+                rows = np.empty((min(step, len(out) - i), *self.shape[1:]), self.stored)
+                self._fill(file.fileno(), rows, self.offset + (start + i) * row_bytes)
+                out[i : i + step] = rows
+
+    def _fill(self, descriptor: int, out: NDArray[Any], offset: int) -> None:
+        left = memoryview(out.reshape(-1).view(np.uint8))
+        while left:
+            got = os.preadv(descriptor, [left], offset)
+            if got == 0:
+                raise SourceError(f"{self.path} ends at byte {offset}, before its last row: it was cut while it was read. Restore it.")
+            left, offset = left[got:], offset + got
+
+
+_SWAP_BYTES = 2**22
+
+
+def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | None) -> Source:
+    """The source in a file, found by the file's first bytes.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError
+    """
+    head, separator, dataset = name.rpartition("::")
+    path = Path(head if separator else name).expanduser()
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder. Give a file, or a list of files.")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(8)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceNotFoundError(f"There is no file {path}. Check the path.") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+    if magic == _HDF5:
+        from swath.sources import hdf5
+
+        return hdf5.open_file(path, dataset)
+    if separator:
+        raise SourceError(f"{path} is no HDF5 file, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
+    if magic[:6] == _NPY:
+        return _open_npy(path)
+    if dtype is None:
+        raise SourceError(
+            f"{path} is neither .npy nor HDF5 (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
+        )
+    return _open_raw(path, np.dtype(dtype), row_shape)
+
+
+def _open_npy(path: Path) -> Source:
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+            if read is None:
+                # Version 3 differs from 2 in one thing: field names that are not latin-1.
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                shape, fortran, stored, offset = array.shape, np.isfortran(array), array.dtype, array.offset
+            else:
+                shape, fortran, stored = read(file)
+                offset = file.tell()
+    except (ValueError, EOFError) as error:
+        raise SourceError(f"{path} has no valid .npy header ({error}). Write the file again with numpy.save.") from None
+    dtype = check_rows(shape, stored, str(path))
+    expected = offset + stored.itemsize * math.prod(shape)
+    facts = file_facts(path)
+    if facts["bytes"] != expected:
+        raise SourceError(
+            f"{path} has {facts['bytes']} bytes, but its header (shape {shape}, dtype {stored}) needs {expected}. "
+            "Write the file again with numpy.save."
+        )
+    if fortran and len(shape) > 1:
+        from swath.sources import memory
+
+        return memory.array_source(np.load(path, mmap_mode="r", allow_pickle=False))
+    return FlatSource(path, "npy", offset, shape, stored, dtype, facts)
+
+
+def _open_raw(path: Path, stored: np.dtype[Any], row_shape: Sequence[int] | None) -> Source:
+    row = tuple(int(n) for n in row_shape or ())
+    row_bytes = stored.itemsize * math.prod(row)
+    if row_bytes < 1 or min(row, default=1) < 1:
+        raise OptionError(f"row_shape is {row} and dtype {stored}, which is a row of no bytes. Give the shape and dtype of one row.")
+    facts = file_facts(path)
+    n_rows, rest = divmod(facts["bytes"], row_bytes)
+    if rest:
+        raise SourceError(
+            f"{path} has {facts['bytes']} bytes, which is no whole number of rows of {row_bytes} bytes "
+            f"(row_shape {row}, dtype {stored}): {rest} are left over. Check dtype and row_shape."
+        )
+    dtype = check_rows((n_rows, *row), stored, str(path))
+    return FlatSource(path, "raw", 0, (n_rows, *row), stored, dtype, facts)

@@ -1,0 +1,136 @@
+"""HDF5 datasets: contiguous ones are read as files, chunked ones by h5py, each chunk once."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.errors import SourceError, SourceNotFoundError
+from swath.sources import Source, check_rows, file_facts
+from swath.sources.files import FlatSource
+
+# A row of chunks larger than this is decoded again for each shard that needs a part of it.
+_MOST_CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedSource:
+    """A dataset that h5py reads: chunked, filtered, compact, or of a dtype that must be converted."""
+
+    dataset: h5py.Dataset
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk_rows: int
+    read_bytes: int
+    facts: dict[str, Any]
+
+    in_order = True  # HDF5 has one lock for the process, and the cache keeps the row of chunks that was read last
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The dataset is one segment."""
+        return (self.shape[0],)
+
+    def describe(self) -> dict[str, Any]:
+        """The file's name, size and time, and the dataset's name."""
+        return {"kind": "hdf5", **self.facts}
+
+    def read_into(self, start: int, out: NDArray[Any]) -> None:
+        """Read by h5py, into ``out`` itself where the dtypes agree."""
+        try:
+            if self.dataset.dtype == self.dtype:
+                self.dataset.read_direct(out, np.s_[start : start + len(out)])
+            else:
+                out[...] = self.dataset[start : start + len(out)]
+        except OSError as error:
+            raise SourceError(
+                f"{self.facts['path']}::{self.facts['dataset']}: rows {start} to {start + len(out) - 1} cannot be read ({error}). "
+                "Mend the file, or install the filter it needs (hdf5plugin)."
+            ) from error
+
+
+def open_file(path: Path, name: str) -> Source:
+    """The dataset ``name`` of a file.
+
+    Raises
+    ------
+    SourceNotFoundError
+        The file has no such dataset; the message lists those it has.
+    SourceError
+        It is no array of rows, or its values lie in other files.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file.") from error
+    found = file.get(name) if name else None
+    if not isinstance(found, h5py.Dataset):
+        has = _datasets(file)
+        listed = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "") or "none"
+        what = f"no dataset {name!r}" if found is None else f"a group {name!r}, which is no dataset"
+        if not name:
+            raise SourceError(f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}.")
+        raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
+    return open_dataset(found)
+
+
+def open_dataset(dataset: Any) -> Source:
+    """The source of an h5py dataset.
+
+    Raises
+    ------
+    SourceError
+    """
+    if not isinstance(dataset, h5py.Dataset):
+        raise SourceError(f"A {type(dataset).__name__} is no HDF5 dataset. Give one of its datasets.")
+    path = Path(dataset.file.filename)
+    where = f"{path}::{dataset.name}"
+    if dataset.shape is None:
+        raise SourceError(f"{where} is empty (a null dataspace). Give a dataset with rows.")
+    dtype = check_rows(dataset.shape, dataset.dtype, where)
+    if dataset.is_virtual or dataset.external:
+        raise SourceError(
+            f"{where} keeps its values in other files, where a missing one would read as fill values. "
+            "Copy it into one dataset first (h5repack), or ingest the files themselves as a list."
+        )
+    plain_file = dataset.file.driver == "sec2"
+    if dataset.file.mode != "r":
+        dataset.file.flush()
+    # A file in memory, or in parts, has no version to tell by: an ingest from it never carries on.
+    version = file_facts(path) if plain_file else {"path": str(path), "opened": uuid.uuid4().hex}
+    facts = {**version, "dataset": dataset.name, "shape": list(dataset.shape), "dtype": dtype.str}
+    offset = dataset.id.get_offset()
+    if offset is not None and plain_file and _is_plain(dataset):
+        return FlatSource(path, "hdf5", offset, dataset.shape, dataset.dtype, dtype, facts)
+    chunks = dataset.chunks or (1, *dataset.shape[1:])
+    # One row of chunks, across all other axes.
+    across = math.prod(-(-n // c) * c for n, c in zip(dataset.shape[1:], chunks[1:]))
+    cache = min(chunks[0] * across * dataset.dtype.itemsize, _MOST_CACHE_BYTES)
+    return ChunkedSource(_with_cache(dataset, cache), dataset.shape, dtype, chunks[0], cache, facts)
+
+
+def _is_plain(dataset: h5py.Dataset) -> bool:
+    """Whether the bytes in the file are the values in memory, in some byte order, with no conversion."""
+    if dataset.dtype.kind not in "iuf":
+        return False
+    return bool(h5py.h5t.py_create(dataset.dtype) == dataset.id.get_type())
+
+
+def _with_cache(dataset: h5py.Dataset, n_bytes: int) -> h5py.Dataset:
+    """The dataset with a chunk cache that holds a whole row of chunks, so that none is decoded twice."""
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_chunk_cache(10_007, max(n_bytes, 2**20), 1.0)
+    return h5py.Dataset(h5py.h5d.open(dataset.file.id, dataset.name.encode(), access))
+
+
+def _datasets(file: h5py.File) -> list[str]:
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names

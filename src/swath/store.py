@@ -1,0 +1,313 @@
+"""What is a whole store, and how does it become one?
+
+A store is a folder that holds one plain Zarr v3 array: ``zarr.json`` and shards ``c.0.0``, ``c.1.0``, ... Its
+committed length is ``shape[0]`` in ``zarr.json``; our own facts are the attribute ``swath``. zarr-python makes
+the metadata, so that it reads them.
+
+A store is built beside its place, in ``.NAME.swath-part``, and takes its place by a rename when it is
+whole: there is no moment at which half a store could be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from crc32c import crc32c
+
+from swath.errors import (
+    FormatError,
+    IncompleteStoreError,
+    LayoutError,
+    OptionError,
+    StoreBusyError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
+from swath.layout import CodecName, Layout
+from swath.shard import IndexCache
+from swath.storage import LocalFolder
+from swath.storage.local import sync_folder
+
+FORMAT = 1
+_METADATA = "zarr.json"
+# The metadata of a store that is being built: what it will be, and so whether a second run may carry on.
+_PENDING = "pending.json"
+_LOCK = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What ``zarr.json`` says of a store."""
+
+    layout: Layout
+    window: int
+    segments: tuple[int, ...]
+    """Rows of each segment, in order; their sum is ``layout.n_rows``."""
+    source: Mapping[str, Any]
+    """What the store was ingested from: JSON values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store as it was when it was opened. Pickles small; each process opens files of its own."""
+
+    folder: LocalFolder
+    facts: Facts
+    indexes: IndexCache
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_store, (self.folder, self.facts)
+
+
+def _make_store(folder: LocalFolder, facts: Facts) -> Store:
+    return Store(folder, facts, IndexCache())
+
+
+def shard_key(layout: Layout, shard: int) -> str:
+    """The key of a shard: Zarr's default encoding with ``.``, so that all shards lie in one folder."""
+    return ".".join(["c", str(shard), *("0" for _ in layout.row_shape)])
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """The folder that ``url`` names.
+
+    Raises
+    ------
+    OptionError
+        It is no path.
+    """
+    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or not str(url):
+        raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
+    return Path(os.path.abspath(os.path.expanduser(url)))
+
+
+def open_store(url: str | os.PathLike[str]) -> Store:
+    """Open the committed store at ``url``.
+
+    Raises
+    ------
+    StoreNotFoundError, IncompleteStoreError, FormatError
+    """
+    path = local_path(url)
+    if not path.exists() and _retired(path).exists():
+        path = _retired(path)  # a kill fell between the two renames of `building`
+    try:
+        encoded = (path / _METADATA).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if _part(path).exists():
+            raise IncompleteStoreError(
+                f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
+            ) from None
+        raise StoreNotFoundError(f"There is no store at {path} (no {_METADATA}). Check the path, or ingest into it first.") from None
+    return _make_store(LocalFolder(path), decode_metadata(encoded, path))
+
+
+def encode_metadata(facts: Facts) -> bytes:
+    """The bytes of ``zarr.json``, with a checksum over all that swath relies on.
+
+    Raises
+    ------
+    LayoutError
+        Zarr refuses these rows.
+    """
+    import zarr
+    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+    from zarr.storage import MemoryStore
+
+    layout = facts.layout
+    itemsize = layout.dtype.itemsize
+    compressors: list[Any] = [Crc32cCodec()]
+    if layout.codec != "raw":
+        shuffle: Any = "shuffle" if itemsize > 1 else "noshuffle"
+        compressors.insert(0, BloscCodec(cname=layout.codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255)))
+    own = {
+        "format": FORMAT,
+        "dtype": np.lib.format.dtype_to_descr(layout.dtype),
+        "codec": layout.codec,
+        "window": facts.window,
+        "segments": facts.segments,
+        "source": facts.source,
+    }
+    files: dict[str, Any] = {}
+    try:
+        # Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            zarr.create_array(
+                MemoryStore(files),
+                shape=layout.shape,
+                dtype=_zarr_dtype(layout.dtype),
+                chunks=(layout.chunk_rows, *layout.row_shape),
+                shards={"shape": (layout.shard_rows, *layout.row_shape), "index_location": "start"},  # type: ignore[arg-type]
+                filters=None,
+                serializer=BytesCodec(endian="little"),
+                compressors=compressors,
+                chunk_key_encoding={"name": "default", "separator": "."},
+                attributes={"swath": own},
+            )
+    except (ValueError, TypeError) as error:
+        raise LayoutError(
+            f"Zarr cannot hold rows of dtype {layout.dtype} and shape {layout.row_shape} ({error}). Choose another dtype."
+        ) from error
+    document = json.loads(files[_METADATA].to_bytes())
+    document["attributes"]["swath"]["crc32c"] = _checksum(document)
+    return json.dumps(document, indent=2).encode()
+
+
+def decode_metadata(encoded: bytes, path: Path) -> Facts:
+    """What ``zarr.json`` says.
+
+    Raises
+    ------
+    FormatError
+        It is no metadata of a store, of a later version, or not as it was written.
+    """
+    where = path / _METADATA
+    try:
+        document = json.loads(encoded)
+        own = document["attributes"]["swath"]
+        if own["format"] != FORMAT:
+            raise FormatError(f"{where} has format {own['format']!r}, and this version of swath reads {FORMAT}. Upgrade swath.")
+        if own["crc32c"] != _checksum(document):
+            raise FormatError(
+                f"{where} is not as swath wrote it: its checksum is wrong. Restore the file, or ingest the source again."
+            )
+        dtype = np.lib.format.descr_to_dtype(_tuples(own["dtype"]))
+        if own["codec"] not in get_args(CodecName):
+            raise FormatError(f"{where} names the codec {own['codec']!r}, which this version cannot decode. Upgrade swath.")
+        codec: CodecName = own["codec"]
+        inner = document["codecs"][0]["configuration"]["chunk_shape"]
+        shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec)
+        return Facts(layout, own["window"], tuple(own["segments"]), own["source"])
+    except FormatError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise FormatError(
+            f"{where} is no metadata of a swath store ({type(error).__name__}: {error}). Ingest the array with swath.ingest."
+        ) from None
+
+
+@contextlib.contextmanager
+def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iterator[LocalFolder]:
+    """A folder to write the shards of ``facts`` into; leaving the block without an error commits it as ``path``.
+
+    The folder holds the shards that an earlier run with the same facts has finished, unless ``resume`` is False. An
+    error, or a kill, leaves what stood at ``path`` before.
+
+    Raises
+    ------
+    StoreExistsError
+        ``path`` exists and ``overwrite`` is False, or it is not a Zarr array.
+    StoreBusyError
+        Another process is building the same store.
+    """
+    part, retired = _part(path), _retired(path)
+    pending = encode_metadata(facts)
+    check_vacant(path, overwrite=overwrite)
+    part.mkdir(parents=True, exist_ok=True)
+    folder = LocalFolder(part)
+    with _locked(part / _LOCK, path):
+        if retired.exists():
+            if path.exists():
+                shutil.rmtree(retired)
+            else:
+                retired.rename(path)
+        if not resume or not _holds(part / _PENDING, pending):
+            for entry in part.iterdir():
+                if entry.name != _LOCK:
+                    entry.unlink()
+            folder.put(_PENDING, [memoryview(pending)])
+        folder.remove_temporaries()
+
+        yield folder
+
+        # From here a kill leaves the old or the new: the shards are on the disk before their metadata get the
+        # name that makes an array of them, and the folder gets its name last.
+        (part / _PENDING).rename(part / _METADATA)
+        (part / _LOCK).unlink()
+        folder.sync()
+        check_vacant(path, overwrite=overwrite)
+        if path.exists():
+            path.rename(retired)
+        part.rename(path)
+        sync_folder(path.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def check_vacant(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is not to be replaced.
+
+    Raises
+    ------
+    StoreExistsError
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / _METADATA).is_file() and not (path / ".zarray").is_file():
+        raise StoreExistsError(f"{path} exists and is not a Zarr array, so swath will not touch it. Choose another place.")
+    if not overwrite:
+        raise StoreExistsError(f"There is an array at {path} already. Choose another place, or give overwrite=True to replace it.")
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, path: Path) -> Iterator[None]:
+    """Hold the lock of a store that is being built. The kernel frees it when its holder dies."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
+            raise StoreBusyError(f"Process {holder} is ingesting into {path}. Wait until it has finished, or stop it.") from None
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.swath-part")
+
+
+def _retired(path: Path) -> Path:
+    return path.with_name(f".{path.name}.swath-old")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def _checksum(document: dict[str, Any]) -> int:
+    """A crc32c of the metadata without itself, and without the attributes that are not ours."""
+    own = {name: value for name, value in document["attributes"]["swath"].items() if name != "crc32c"}
+    return int(crc32c(json.dumps({**document, "attributes": own}, sort_keys=True).encode()))
+
+
+def _tuples(descr: Any) -> Any:
+    """A dtype's description as numpy wants it, from JSON, which knows no tuples."""
+    if isinstance(descr, str):
+        return descr
+    return [(field[0], _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for field in descr]
+
+
+def _zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that Zarr is told: raw bytes for what Zarr has no name for (long double, records with subarrays)."""
+    from zarr.dtype import parse_dtype
+
+    try:
+        same = parse_dtype(dtype, zarr_format=3).to_native_dtype() == dtype
+    except (ValueError, TypeError):
+        same = False
+    return dtype if same else np.dtype(f"V{dtype.itemsize}")

@@ -1,0 +1,124 @@
+"""Which rows must be read for these windows, and where does each land?
+
+1. Check: starts are whole numbers, and every window lies inside the array.
+2. Sort: rows are read in the order they are stored, whatever the order asked.
+3. Merge: windows that share a grain of rows (a chunk) become one span, so that nothing is read or
+   decoded twice.
+4. Place: `Spans.order` restores the order asked.
+
+Pure functions on numpy arrays: nothing here knows of files, limits or threads.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from swath.errors import StartsError, WindowError, WindowOutOfBoundsError
+
+IntArray = NDArray[np.int64]
+
+
+def check_window(window: Any, n_rows: int) -> int:
+    """``window`` as an int in ``[1, n_rows]``.
+
+    Raises
+    ------
+    WindowError
+        It is not a whole number, or no such window exists in ``n_rows`` rows.
+    """
+    try:
+        rows = operator.index(window)
+    except TypeError:
+        rows = 0
+    if isinstance(window, (bool, np.bool_)) or not 1 <= rows <= n_rows:
+        raise WindowError(
+            f"window is {window!r}, but this array has {n_rows} rows. Give a whole number of rows in [1, {n_rows}]."
+        )
+    return rows
+
+
+def check_starts(starts: ArrayLike, window: int, n_rows: int) -> IntArray:
+    """``starts`` as an int64 array, each in ``[0, n_rows - window]``.
+
+    Raises
+    ------
+    StartsError
+        Not one-dimensional, or not of an integer dtype.
+    WindowOutOfBoundsError
+        Windows that leave the array; the first bad ones are named.
+
+    Examples
+    --------
+    >>> check_starts([5, 0], window=16, n_rows=100)
+    array([5, 0])
+    """
+    try:
+        given = np.asarray(starts)
+    except ValueError:  # a ragged list
+        given = np.empty(0, object)
+    if given.ndim == 1 and given.size == 0 and not isinstance(starts, np.ndarray):
+        given = given.astype(np.int64)  # an empty list has no dtype of its own
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise StartsError(
+            f"starts has dtype {given.dtype} and shape {given.shape}. "
+            "Give the first rows of the windows as a one-dimensional list or array of integers."
+        )
+    last = n_rows - window
+    bad = np.flatnonzero((given < 0) | (given > last))
+    if bad.size:
+        first = ", ".join(f"starts[{i}] = {given[i]}" for i in bad[:5])
+        raise WindowOutOfBoundsError(
+            f"{bad.size} of {given.size} starts lie outside [0, {last}] ({n_rows} rows, windows of {window}): "
+            f"{first}{', ...' if bad.size > 5 else ''}. Starts never wrap or clip; give each in [0, {last}]."
+        )
+    return given.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spans:
+    """Windows in the order of storage, and the runs of grains that hold them."""
+
+    starts: IntArray
+    """(n,) first row of each window, ascending."""
+    order: IntArray
+    """(n,) place in the batch of each of ``starts``."""
+    first: IntArray
+    """(m,) first grain of each span, ascending; spans never overlap."""
+    stop: IntArray
+    """(m,) grain after the last of each span."""
+
+
+def merge_windows(starts: IntArray, window: int, grain: int) -> Spans:
+    """Sort windows, and merge those that share a grain of ``grain`` rows.
+
+    Examples
+    --------
+    Windows of 3 rows on grains of 2: rows 8-10 lie in grains 4-5, rows 1-3 and 2-4 share grains.
+
+    >>> spans = merge_windows(np.array([8, 1, 2]), window=3, grain=2)
+    >>> spans.first.tolist(), spans.stop.tolist(), spans.order.tolist()
+    ([0, 4], [3, 6], [1, 2, 0])
+    """
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    first = starts // grain
+    stop = (starts + (window - 1)) // grain + 1
+    # Windows have one length, so `stop` ascends too: a span ends where the next window begins at or after it.
+    heads = np.flatnonzero(np.concatenate([[True], first[1:] >= stop[:-1]])) if starts.size else order
+    lasts = np.concatenate([heads[1:], [starts.size]])[: heads.size] - 1
+    return Spans(starts, order, first[heads], stop[lasts])
+
+
+def windows_in(starts: IntArray, window: int, row_start: IntArray, row_stop: IntArray) -> tuple[IntArray, IntArray]:
+    """For runs of rows ``[row_start, row_stop)``: the half-open range of ``starts`` whose windows touch each.
+
+    ``starts`` ascends, and windows have one length, so that those which touch a run are neighbours.
+    """
+    lo = np.searchsorted(starts, row_start - window, side="right")
+    hi = np.searchsorted(starts, row_stop, side="left")
+    return lo, hi
