@@ -189,9 +189,7 @@ class RowArray:
         """
         from swath import lazy
 
-        return lazy.windows(
-            self._store, starts, window=window, columns=columns, block=block, memory_limit=memory_limit
-        )
+        return lazy.windows(self._store, starts, window=window, columns=columns, block=block, memory_limit=memory_limit)
 
 
 def open(url: str | os.PathLike[str]) -> RowArray:

@@ -65,7 +65,7 @@ def _product(a: int, b: int) -> int:
 
 
 def _power_of_x(exponent: int) -> int:
-    """x ** exponent, modulo the polynomial, by squaring."""
+    """X ** exponent, modulo the polynomial, by squaring."""
     power, square = _ONE, _ONE >> 1
     while exponent:
         if exponent & 1:

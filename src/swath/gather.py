@@ -119,7 +119,9 @@ def check_columns(columns: Any, layout: Layout) -> Columns:
         try:
             columns.indices(n_columns)
         except (TypeError, ValueError):
-            raise ColumnsError(f"columns is {columns!r}, which is no slice of {n_columns} columns. Give a slice of whole numbers.") from None
+            raise ColumnsError(
+                f"columns is {columns!r}, which is no slice of {n_columns} columns. Give a slice of whole numbers."
+            ) from None
         return columns
     try:
         given = np.asarray(columns)

@@ -17,7 +17,6 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +60,9 @@ def ingest(
         raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
     rows = open_source(source, dtype=dtype, row_shape=row_shape)
     if dtype is not None and np.result_type(np.dtype(dtype)) != rows.dtype:
-        raise SourceError(f"The source has dtype {rows.dtype}, not {np.dtype(dtype)}. Leave dtype out, or convert the source first.")
+        raise SourceError(
+            f"The source has dtype {rows.dtype}, not {np.dtype(dtype)}. Leave dtype out, or convert the source first."
+        )
     layout = choose_layout(
         rows.shape,
         rows.dtype,
@@ -79,10 +80,14 @@ def ingest(
         with _progress(layout, missing, progress) as advance:
             _write_shards(folder, layout, rows, missing, workers, advance)
         if rows.describe() != facts.source:
-            raise SourceError(f"The source changed while it was read ({_label(facts)}). Run the ingest again, once nothing writes to it.")
+            raise SourceError(
+                f"The source changed while it was read ({_label(facts)}). Run the ingest again, once nothing writes to it."
+            )
 
 
-def _write_shards(folder: LocalFolder, layout: Layout, source: Source, shards: list[int], workers: int, advance: Any) -> None:
+def _write_shards(
+    folder: LocalFolder, layout: Layout, source: Source, shards: list[int], workers: int, advance: Any
+) -> None:
     shared = iter(shards)
     reading: contextlib.AbstractContextManager[Any] = threading.Lock() if source.in_order else contextlib.nullcontext()
 

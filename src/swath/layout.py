@@ -160,7 +160,9 @@ def choose_layout(
     n_rows, row_shape = shape[0], shape[1:]
     row_bytes = dtype.itemsize * math.prod(row_shape)
     if row_bytes == 0:
-        raise LayoutError(f"Rows of shape {row_shape} and dtype {dtype} hold no bytes. Give rows with at least one element.")
+        raise LayoutError(
+            f"Rows of shape {row_shape} and dtype {dtype} hold no bytes. Give rows with at least one element."
+        )
     if codec not in (*get_args(CodecName), "auto"):
         raise OptionError(f"codec is {codec!r}. Choose one of 'auto', {', '.join(map(repr, get_args(CodecName)))}.")
     chunk = choose_chunk_rows(window, row_bytes) if chunk_rows == "auto" else _rows("chunk_rows", chunk_rows)

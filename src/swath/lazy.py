@@ -13,9 +13,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
+import dask.local
+import dask.threaded
 import numpy as np
+from dask.base import compute as compute_together
 from dask.base import get_scheduler, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import ArrayLike, NDArray
@@ -51,11 +53,19 @@ class WindowsBlock:
 
     def plan(self, limit: Room, *, batch_in_memory: bool = True) -> Plan:
         """The plan of this block."""
-        return plan_for(self.store, self.starts, self.window, self.columns, batch_in_memory=batch_in_memory, limit=limit)
+        return plan_for(
+            self.store, self.starts, self.window, self.columns, batch_in_memory=batch_in_memory, limit=limit
+        )
 
 
 def windows(
-    store: Store, starts: ArrayLike, *, window: int | None, columns: Any, block: int | None, memory_limit: int | str | None
+    store: Store,
+    starts: ArrayLike,
+    *,
+    window: int | None,
+    columns: Any,
+    block: int | None,
+    memory_limit: int | str | None,
 ) -> da.Array:
     """The batch as a dask array; parameters and errors as `RowArray.windows` describes them."""
     layout = store.facts.layout
@@ -76,8 +86,9 @@ def windows(
     sizes = tuple(min(block, checked.size - i) for i in range(0, checked.size, block)) or (0,)
     edges = itertools.accumulate(sizes, initial=0)
     tail = (0,) * (meta.ndim - 1)
-    graph = {
-        (name, i, *tail): (WindowsBlock(store, checked[a:b], rows, kept),) for i, (a, b) in enumerate(itertools.pairwise(edges))
+    graph: dict[Any, Any] = {
+        (name, i, *tail): (WindowsBlock(store, checked[a:b], rows, kept),)
+        for i, (a, b) in enumerate(itertools.pairwise(edges))
     }
     chunks = (sizes, *((n,) for n in meta.shape[1:]))
     return da.Array(HighLevelGraph.from_collections(name, graph), name, chunks, meta=meta)
@@ -121,9 +132,13 @@ def compute(
     (2, 16)
     """
     if not isinstance(lazy, da.Array):
-        raise OptionError(f"A {type(lazy).__name__} is no dask array. Give what windows() returned, or what dask made of it.")
+        raise OptionError(
+            f"A {type(lazy).__name__} is no dask array. Give what windows() returned, or what dask made of it."
+        )
     if any(math.isnan(n) for n in lazy.shape):
-        raise OptionError(f"The shape {lazy.shape} is not known before it is computed. Call compute_chunk_sizes() first.")
+        raise OptionError(
+            f"The shape {lazy.shape} is not known before it is computed. Call compute_chunk_sizes() first."
+        )
     _check_out(out, lazy)
     limit = resolve_limit(memory_limit)
     tasks = [lazy.dask.get(key) for key in _keys(lazy)] if lazy.name in lazy.dask.layers else []
@@ -134,8 +149,8 @@ def compute(
 
 
 def _land(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: Room) -> Any:
-    """Windows as they are: the engine lands each block in the result, and uses all cores for it, so blocks follow one another."""
-    result_bytes = lazy.nbytes if out is None else 0
+    """Windows as they are: the engine lands one block after another in the result, each on all cores."""
+    result_bytes = 0 if out is not None else int(lazy.nbytes)
     in_place = out is None or isinstance(out, np.ndarray)
     left = Room(limit.n_bytes - result_bytes, limit.bound_by)
     largest = max(blocks, key=lambda block: block.starts.size)
@@ -155,7 +170,7 @@ def _land(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: Room) -> 
 
 def _compute_blocks(lazy: da.Array, out: Any, limit: Room, scheduler: str | None) -> Any:
     """Any graph, any scheduler: a few blocks of the result at a time are computed, fetched and put in place."""
-    result_bytes = lazy.nbytes if out is None else 0
+    result_bytes = 0 if out is not None else int(lazy.nbytes)
     at_once = len(os.sched_getaffinity(0))
     largest = max(math.prod(map(max, lazy.chunks)) * lazy.dtype.itemsize, _largest_input(lazy))
     in_flight = _COPIES_IN_FLIGHT * at_once * largest
@@ -164,7 +179,7 @@ def _compute_blocks(lazy: da.Array, out: Any, limit: Room, scheduler: str | None
     indexes = np.ndindex(*lazy.numblocks)
     edges = [list(itertools.accumulate(sizes, initial=0)) for sizes in lazy.chunks]
     while some := list(itertools.islice(indexes, at_once)):
-        for index, block in zip(some, dask.compute(*(lazy.blocks[i] for i in some), scheduler=scheduler)):
+        for index, block in zip(some, compute_together(*(lazy.blocks[i] for i in some), scheduler=scheduler)):
             place = tuple(slice(edge[i], edge[i + 1]) for edge, i in zip(edges, index))
             result[place or ...] = block
     return result

@@ -38,10 +38,14 @@ def parse_bytes(size: int | str, name: str = "memory_limit") -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", str(size))
         unit = match and _UNITS.get(match[2].upper())
         if not match or unit is None or not isinstance(size, str):
-            raise OptionError(f"{name} is {size!r}, which is no size. Give bytes as an int, or text such as '8GiB' or '50MB'.")
+            raise OptionError(
+                f"{name} is {size!r}, which is no size. Give bytes as an int, or text such as '8GiB' or '50MB'."
+            )
         n_bytes = int(float(match[1]) * unit)
     if n_bytes < 1:
-        raise OptionError(f"{name} is {size!r}, but a size is at least 1 byte. Give bytes as an int, or text such as '8GiB'.")
+        raise OptionError(
+            f"{name} is {size!r}, but a size is at least 1 byte. Give bytes as an int, or text such as '8GiB'."
+        )
     return n_bytes
 
 
@@ -104,7 +108,9 @@ class GatherCost:
         return self.batch + self.plan + self.scratch + self.overhead
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {format_bytes(getattr(self, name))}" for name in ("batch", "plan", "scratch", "overhead"))
+        parts = ", ".join(
+            f"{name} {format_bytes(getattr(self, name))}" for name in ("batch", "plan", "scratch", "overhead")
+        )
         return f"{format_bytes(self.total)} ({parts})"
 
 
@@ -142,7 +148,10 @@ def _one_cgroup(group: Path, limit_name: str, usage_name: str, prefix: str) -> I
 
 def _rlimit_rooms(proc: Path) -> Iterator[Room]:
     status = dict(line.split(":", 1) for line in _read(proc / "self/status").splitlines() if ":" in line)
-    for name, which, field in (("RLIMIT_AS", resource.RLIMIT_AS, "VmSize"), ("RLIMIT_DATA", resource.RLIMIT_DATA, "VmData")):
+    for name, which, field in (
+        ("RLIMIT_AS", resource.RLIMIT_AS, "VmSize"),
+        ("RLIMIT_DATA", resource.RLIMIT_DATA, "VmData"),
+    ):
         soft, _ = resource.getrlimit(which)
         if soft != resource.RLIM_INFINITY and field in status:
             yield Room(max(0, soft - int(status[field].split()[0]) * 1024), name)

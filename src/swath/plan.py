@@ -130,7 +130,13 @@ class Plan:
 
 
 def plan_gather(
-    layout: Layout, starts: IntArray, window: int, *, columns: IntArray | slice | None, batch_in_memory: bool, limit: Room
+    layout: Layout,
+    starts: IntArray,
+    window: int,
+    *,
+    columns: IntArray | slice | None,
+    batch_in_memory: bool,
+    limit: Room,
 ) -> Plan:
     """Plan the gather of checked ``starts``, with as many threads as ``limit`` allows, and at least one.
 

@@ -13,7 +13,6 @@ around them that their checksums cover) to scratch: no copy, and each byte passe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -35,6 +34,7 @@ _NO_CHUNK = np.uint64(2**64 - 1)
 # it is over sooner than the interpreter's lock changes hands.
 _RELEASE_GIL, _KEEP_GIL = 1, 0
 
+
 def make_codec(codec: CodecName, itemsize: int) -> Blosc | None:
     """The compressor of a codec name; None for raw."""
     if codec == "raw":
@@ -43,7 +43,7 @@ def make_codec(codec: CodecName, itemsize: int) -> Blosc | None:
     return Blosc(cname=codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255))
 
 
-def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> Iterable[Buffer]:
+def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> list[Buffer]:
     """The bytes of a shard of ``chunks`` chunks, from the bytes of their rows, the last padded to a whole chunk.
 
     Raw chunks are views of ``rows``: nothing is copied.
@@ -204,7 +204,10 @@ class ShardReader:
         encoded = memoryview(b"".join(buffers))
         stride = self._chunk_bytes + CRC_BYTES
         for k in range(len(encoded) // stride):
-            body, stored = encoded[k * stride : (k + 1) * stride - CRC_BYTES], encoded[(k + 1) * stride - CRC_BYTES : (k + 1) * stride]
+            body, stored = (
+                encoded[k * stride : (k + 1) * stride - CRC_BYTES],
+                encoded[(k + 1) * stride - CRC_BYTES : (k + 1) * stride],
+            )
             if crc32c(body) != int.from_bytes(stored, "little"):
                 self._damaged(first + k, "has a wrong checksum")
         raise AssertionError("the combined checksum of sound chunks is wrong: this is a bug in swath")
@@ -225,10 +228,14 @@ class ShardReader:
         most = self._chunk_bytes + _BLOSC_OVERHEAD + CRC_BYTES
         wrong = np.flatnonzero((lengths > most) | (lengths < CRC_BYTES))
         if wrong.size:
-            self._damaged(first + int(wrong[0]), f"has {lengths[wrong[0]]} bytes, and an encoded chunk has at most {most}")
+            self._damaged(
+                first + int(wrong[0]), f"has {lengths[wrong[0]]} bytes, and an encoded chunk has at most {most}"
+            )
         apart = np.flatnonzero(offsets[1:] != offsets[:-1] + lengths[:-1])
         if apart.size:
-            self._damaged(first + int(apart[0]), "does not lie beside the next: the shard was written by another program")
+            self._damaged(
+                first + int(apart[0]), "does not lie beside the next: the shard was written by another program"
+            )
         return int(offsets[0]), int(lengths.sum())
 
     def _decode(self, first: int, last: int, start: int, stop: int, dest: Buffer) -> None:

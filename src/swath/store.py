@@ -88,7 +88,7 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or not str(url):
         raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
-    return Path(os.path.abspath(os.path.expanduser(url)))
+    return Path(os.path.abspath(Path(url).expanduser()))
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
@@ -108,7 +108,9 @@ def open_store(url: str | os.PathLike[str]) -> Store:
             raise IncompleteStoreError(
                 f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
             ) from None
-        raise StoreNotFoundError(f"There is no store at {path} (no {_METADATA}). Check the path, or ingest into it first.") from None
+        raise StoreNotFoundError(
+            f"There is no store at {path} (no {_METADATA}). Check the path, or ingest into it first."
+        ) from None
     return _make_store(LocalFolder(path), decode_metadata(encoded, path))
 
 
@@ -148,7 +150,7 @@ def encode_metadata(facts: Facts) -> bytes:
                 shape=layout.shape,
                 dtype=_zarr_dtype(layout.dtype),
                 chunks=(layout.chunk_rows, *layout.row_shape),
-                shards={"shape": (layout.shard_rows, *layout.row_shape), "index_location": "start"},  # type: ignore[arg-type]
+                shards={"shape": (layout.shard_rows, *layout.row_shape), "index_location": "start"},
                 filters=None,
                 serializer=BytesCodec(endian="little"),
                 compressors=compressors,
@@ -177,14 +179,18 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
         document = json.loads(encoded)
         own = document["attributes"]["swath"]
         if own["format"] != FORMAT:
-            raise FormatError(f"{where} has format {own['format']!r}, and this version of swath reads {FORMAT}. Upgrade swath.")
+            raise FormatError(
+                f"{where} has format {own['format']!r}, and this version of swath reads {FORMAT}. Upgrade swath."
+            )
         if own["crc32c"] != _checksum(document):
             raise FormatError(
                 f"{where} is not as swath wrote it: its checksum is wrong. Restore the file, or ingest the source again."
             )
         dtype = np.lib.format.descr_to_dtype(_tuples(own["dtype"]))
         if own["codec"] not in get_args(CodecName):
-            raise FormatError(f"{where} names the codec {own['codec']!r}, which this version cannot decode. Upgrade swath.")
+            raise FormatError(
+                f"{where} names the codec {own['codec']!r}, which this version cannot decode. Upgrade swath."
+            )
         codec: CodecName = own["codec"]
         inner = document["codecs"][0]["configuration"]["chunk_shape"]
         shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
@@ -255,9 +261,13 @@ def check_vacant(path: Path, *, overwrite: bool) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / _METADATA).is_file() and not (path / ".zarray").is_file():
-        raise StoreExistsError(f"{path} exists and is not a Zarr array, so swath will not touch it. Choose another place.")
+        raise StoreExistsError(
+            f"{path} exists and is not a Zarr array, so swath will not touch it. Choose another place."
+        )
     if not overwrite:
-        raise StoreExistsError(f"There is an array at {path} already. Choose another place, or give overwrite=True to replace it.")
+        raise StoreExistsError(
+            f"There is an array at {path} already. Choose another place, or give overwrite=True to replace it."
+        )
 
 
 @contextlib.contextmanager
@@ -269,7 +279,9 @@ def _locked(lock: Path, path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
-            raise StoreBusyError(f"Process {holder} is ingesting into {path}. Wait until it has finished, or stop it.") from None
+            raise StoreBusyError(
+                f"Process {holder} is ingesting into {path}. Wait until it has finished, or stop it."
+            ) from None
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

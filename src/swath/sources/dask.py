@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,9 @@ class DaskSource:
         if shape is None or not hasattr(array, "dtype") or not hasattr(array, "chunks"):
             raise SourceError(f"A {type(array).__name__} is no dask array. Give a dask.array.Array.")
         if any(np.isnan(n) for n in shape):
-            raise SourceError(f"The dask array has the shape {shape}, which is not known before it is computed. Call compute_chunk_sizes() first.")
+            raise SourceError(
+                f"The dask array has the shape {shape}, which is not known before it is computed. Call compute_chunk_sizes() first."
+            )
         dtype = check_rows(shape, array.dtype, "The dask array")
         return cls(array, shape, dtype, tuple(itertools.accumulate(array.chunks[0], initial=0)))
 
@@ -50,12 +53,12 @@ class DaskSource:
     @property
     def chunk_rows(self) -> int:
         """Rows of the largest block."""
-        return max(self.array.chunks[0])
+        return int(max(self.array.chunks[0]))
 
     @property
     def read_bytes(self) -> int:
         """The largest row of blocks, and the same again while dask puts its blocks together."""
-        return 2 * self.chunk_rows * int(np.prod(self.shape[1:], dtype=np.int64)) * self.array.dtype.itemsize
+        return 2 * self.chunk_rows * math.prod(self.shape[1:]) * int(self.array.dtype.itemsize)
 
     def describe(self) -> dict[str, Any]:
         """The array's name, which dask derives from what it is computed from."""
@@ -76,6 +79,8 @@ class DaskSource:
             a, b = self.edges[block], self.edges[block + 1]
             rows = np.asarray(self.array[a:b].compute())
             if rows.shape != (b - a, *self.shape[1:]):
-                raise SourceError(f"Rows {a} to {b - 1} of the dask array were computed with the shape {rows.shape}, not as it said. Mend its graph.")
+                raise SourceError(
+                    f"Rows {a} to {b - 1} of the dask array were computed with the shape {rows.shape}, not as it said. Mend its graph."
+                )
             self._kept = block, rows
         return self._kept[1]

@@ -47,12 +47,18 @@ class FlatSource:
 
     def describe(self) -> dict[str, Any]:
         """The file's name, size and time, and what of it is read."""
-        return {"kind": self.kind, **self.facts, "offset": self.offset, "dtype": self.stored.str, "shape": list(self.shape)}
+        return {
+            "kind": self.kind,
+            **self.facts,
+            "offset": self.offset,
+            "dtype": self.stored.str,
+            "shape": list(self.shape),
+        }
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Read straight into ``out``, or through a small buffer where bytes must be swapped."""
         row_bytes = self.stored.itemsize * math.prod(self.shape[1:])
-        with open(self.path, "rb", buffering=0) as file:
+        with self.path.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             if self.stored == self.dtype:
                 self._fill(file.fileno(), out, self.offset + start * row_bytes)
@@ -68,7 +74,9 @@ class FlatSource:
         while left:
             got = os.preadv(descriptor, [left], offset)
             if got == 0:
-                raise SourceError(f"{self.path} ends at byte {offset}, before its last row: it was cut while it was read. Restore it.")
+                raise SourceError(
+                    f"{self.path} ends at byte {offset}, before its last row: it was cut while it was read. Restore it."
+                )
             left, offset = left[got:], offset + got
 
 
@@ -87,7 +95,7 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
     if path.is_dir():
         raise SourceError(f"{path} is a folder. Give a file, or a list of files.")
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             magic = file.read(8)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFoundError(f"There is no file {path}. Check the path.") from None
@@ -110,9 +118,11 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
 
 def _open_npy(path: Path) -> Source:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+                version
+            )
             if read is None:
                 # Version 3 differs from 2 in one thing: field names that are not latin-1.
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -141,7 +151,9 @@ def _open_raw(path: Path, stored: np.dtype[Any], row_shape: Sequence[int] | None
     row = tuple(int(n) for n in row_shape or ())
     row_bytes = stored.itemsize * math.prod(row)
     if row_bytes < 1 or min(row, default=1) < 1:
-        raise OptionError(f"row_shape is {row} and dtype {stored}, which is a row of no bytes. Give the shape and dtype of one row.")
+        raise OptionError(
+            f"row_shape is {row} and dtype {stored}, which is a row of no bytes. Give the shape and dtype of one row."
+        )
     facts = file_facts(path)
     n_rows, rest = divmod(facts["bytes"], row_bytes)
     if rest:

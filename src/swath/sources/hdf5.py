@@ -51,7 +51,8 @@ class ChunkedSource:
                 out[...] = self.dataset[start : start + len(out)]
         except OSError as error:
             raise SourceError(
-                f"{self.facts['path']}::{self.facts['dataset']}: rows {start} to {start + len(out) - 1} cannot be read ({error}). "
+                f"{self.facts['path']}::{self.facts['dataset']}: rows {start} to {start + len(out) - 1} "
+                f"cannot be read ({error}). "
                 "Mend the file, or install the filter it needs (hdf5plugin)."
             ) from error
 
@@ -69,14 +70,18 @@ def open_file(path: Path, name: str) -> Source:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise SourceError(f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file.") from error
+        raise SourceError(
+            f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file."
+        ) from error
     found = file.get(name) if name else None
     if not isinstance(found, h5py.Dataset):
         has = _datasets(file)
         listed = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "") or "none"
         what = f"no dataset {name!r}" if found is None else f"a group {name!r}, which is no dataset"
         if not name:
-            raise SourceError(f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}.")
+            raise SourceError(
+                f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}."
+            )
         raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
     return open_dataset(found)
 
