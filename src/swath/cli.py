@@ -1,0 +1,255 @@
+"""The ``swath`` command: each subcommand is one public call and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import swath
+from swath.array import RowArray
+from swath.errors import StartsError, SwathError
+from swath.layout import CodecName
+from swath.measure import Job, WayName, measure, random_starts
+from swath.memory import format_bytes
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(swath.__version__, prog_name="swath")
+def cli() -> None:
+    """Random row windows from arrays bigger than memory."""
+
+
+def main() -> None:
+    """Run the command; an error of swath is one line and exit code 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except SwathError as error:
+        click.echo(f"swath: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("swath: interrupted", err=True)
+        sys.exit(130)
+
+
+_window = click.option("--window", type=int, help="Rows of a window; by default what the store was laid out for.")
+_memory_limit = click.option("--memory-limit", metavar="SIZE", help="What the call may use, such as 8GiB.")
+_starts = click.option("--starts", metavar="LIST|FILE", help="Starts as 3,500,7, or a .npy or text file of them.")
+_random = click.option("--random", "n_random", type=int, metavar="N", help="N random starts instead.")
+_seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the random starts.")
+
+
+@cli.command()
+@click.option("--full", is_flag=True, help="2,000,000 x 2000 float64: 32 GB, and as much again for the store.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where to work, and leave nothing."
+)
+def demo(full: bool, folder: Path | None) -> None:
+    """Run the reference job on this machine, beside h5py and numpy.memmap, and print one table."""
+    from rich.console import Console
+
+    from swath.demo import demo_table, run_demo
+
+    Console(width=None if sys.stdout.isatty() else 120).print(demo_table(run_demo(folder, full=full)))
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("url")
+@click.option("--window", type=int, default=16, show_default=True, help="Rows that most windows will have.")
+@click.option("--chunk-rows", type=int, help="Rows that are decoded together; by default chosen for the window.")
+@click.option("--shard-rows", type=int, help="Rows of one file; by default about 64 MiB.")
+@click.option("--codec", type=click.Choice(["auto", *get_args(CodecName)]), default="auto", show_default=True)
+@click.option("--dtype", help="Of a raw binary file, such as float32.")
+@click.option("--row-shape", metavar="N[,N...]", help="Of a raw binary file, such as 2000 or 64,64,3.")
+@_memory_limit
+@click.option("--overwrite", is_flag=True, help="Replace an array that is there, once the new one is whole.")
+@click.option("--no-resume", is_flag=True, help="Begin anew, whatever an interrupted run has written.")
+def ingest(
+    sources: tuple[str, ...],
+    url: str,
+    chunk_rows: int | None,
+    shard_rows: int | None,
+    row_shape: str | None,
+    no_resume: bool,
+    **options: Any,
+) -> None:
+    r"""Write SOURCE (.npy, raw binary, file.h5::dataset, or several to be joined) as a store at URL.
+
+    \b
+    swath ingest recording.h5::signal recording.zarr
+    swath ingest part-*.npy all.zarr --window 32
+    swath ingest samples.bin samples.zarr --dtype float32 --row-shape 64
+    """
+    a = swath.ingest(
+        list(sources),
+        url,
+        chunk_rows=chunk_rows or "auto",
+        shard_rows=shard_rows or "auto",
+        row_shape=_integers(row_shape, "--row-shape") if row_shape else None,
+        resume=not no_resume,
+        **options,
+    )
+    _print_info(a)
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def info(url: str, as_json: bool) -> None:
+    """Say what the store at URL holds, and how it is laid out."""
+    a = swath.open(url)
+    if as_json:
+        click.echo(json.dumps(_info(a)))
+    else:
+        _print_info(a)
+
+
+@cli.command()
+@click.argument("url")
+@_starts
+@_random
+@_seed
+@_window
+def plan(url: str, starts: str | None, n_random: int | None, seed: int, window: int | None) -> None:
+    r"""Say what a gather would read and cost, without reading it.
+
+    \b
+    swath plan recording.zarr --random 10000
+    """
+    a = swath.open(url)
+    click.echo(str(a.plan(_choose_starts(a, starts, n_random, seed, window), window=window)))
+
+
+@cli.command()
+@click.argument("url")
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@_starts
+@_random
+@_seed
+@_window
+@_memory_limit
+def gather(
+    url: str,
+    out: Path,
+    starts: str | None,
+    n_random: int | None,
+    seed: int,
+    window: int | None,
+    memory_limit: str | None,
+) -> None:
+    r"""Gather windows of the store at URL into the .npy file OUT, which may be larger than memory.
+
+    \b
+    swath gather recording.zarr batch.npy --starts 3,500,7
+    """
+    if out.suffix != ".npy" or out.exists():
+        raise click.UsageError(f"{out} is to be a new .npy file" + (", but it exists." if out.exists() else "."))
+    a = swath.open(url)
+    chosen = _choose_starts(a, starts, n_random, seed, window)
+    shape = a.plan(chosen, window=window).batch_shape
+    partial = out.with_suffix(".npy.part")
+    try:
+        batch = np.lib.format.open_memmap(partial, "w+", a.dtype, shape)
+        if batch.size:
+            a.gather(chosen, window=window, out=batch, memory_limit=memory_limit)
+        batch.flush()
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    click.echo(f"{out}: {shape} {a.dtype}, {format_bytes(batch.nbytes)}")
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--windows", type=int, default=10_000, show_default=True)
+@_seed
+@_window
+@_memory_limit
+def bench(url: str, windows: int, seed: int, window: int | None, memory_limit: str | None) -> None:
+    """Measure gathers of the store at URL on this machine, cold and warm, beside zarr-python's loop."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from swath.memory import parse_bytes
+
+    a = swath.open(url)
+    rows = window or a.window
+    a.plan(random_starts(len(a), windows, rows, seed) if rows <= len(a) else [], window=rows)  # refuses what cannot be
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    table = Table(title=f"{windows:,} windows of {rows} rows: {a}", title_justify="left")
+    for name in ("way", "windows", "cold GB/s", "warm GB/s", "peak memory"):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    # zarr-python takes about a thousandth of a second and more for each window: a tenth of them tells its rate.
+    ways: dict[WayName, int] = {
+        "swath gather": windows,
+        "swath compute": windows,
+        "zarr-python loop": max(1, windows // 10),
+    }
+    for way, n in ways.items():
+        cold, warm = (measure(Job(way, a.url, n, rows, seed, is_cold, limit)) for is_cold in (True, False))
+        rates = (f"{result.gigabytes_a_second:.2f}" for result in (cold, warm))
+        table.add_row(way, f"{n:,}", *rates, format_bytes(max(cold.peak_bytes, warm.peak_bytes)))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _info(a: RowArray) -> dict[str, Any]:
+    return {
+        "url": a.url,
+        "shape": list(a.shape),
+        "dtype": str(a.dtype),
+        "bytes": a.nbytes,
+        "window": a.window,
+        "chunk_rows": a.chunk_rows,
+        "shard_rows": a.shard_rows,
+        "codec": a.codec,
+        "segments": len(a.segments),
+    }
+
+
+def _print_info(a: RowArray) -> None:
+    facts = _info(a)
+    facts["bytes"] = format_bytes(a.nbytes)
+    facts["shape"] = a.shape
+    amplification = (a.chunk_rows + a.window - 1) / a.window
+    facts["chunk_rows"] = f"{a.chunk_rows} ({amplification:.2f} bytes read for each byte wanted at random)"
+    for name, value in facts.items():
+        click.echo(f"{name:<11} {value}")
+
+
+def _choose_starts(
+    a: RowArray, starts: str | None, n_random: int | None, seed: int, window: int | None
+) -> NDArray[Any]:
+    if (starts is None) == (n_random is None):
+        raise click.UsageError("Give either --starts or --random.")
+    if n_random is not None:
+        rows = a.window if window is None else window
+        # A window that does not exist in the array is refused by the call itself, with its own message.
+        return random_starts(max(len(a), rows), n_random, rows, seed)
+    path = Path(str(starts))
+    if path.suffix == ".npy" and path.exists():
+        chosen: NDArray[Any] = np.load(path, allow_pickle=False)
+        return chosen
+    text = path.read_text() if path.is_file() else str(starts)
+    return np.array(_integers(text, "--starts"), np.int64)
+
+
+def _integers(text: str, option: str) -> list[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise StartsError(
+            f"{option} is {text[:60]!r}. Give whole numbers with commas between them, or a file of them."
+        ) from None
+
+
+if __name__ == "__main__":
+    main()

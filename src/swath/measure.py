@@ -1,0 +1,194 @@
+"""How long does one way of gathering take, and how much memory, on this machine?
+
+Each way runs in a process of its own: its peak is the kernel's count for that process (``VmHWM``), and no way
+profits from what another left in memory. Cold means that the kernel was told to drop the file's pages before; warm,
+that the same gather ran once before, untimed. A run prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.array import open as open_array
+from swath.errors import SwathError
+from swath.windows import IntArray
+
+WayName = Literal["swath gather", "swath compute", "numpy.memmap loop", "h5py loop", "zarr-python loop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One way, one target, one batch. JSON values only: it travels to another process."""
+
+    way: WayName
+    target: str
+    """A store, or ``file.h5::dataset`` for h5py and numpy.memmap."""
+    windows: int
+    window: int
+    seed: int
+    cold: bool
+    memory_limit: int | None = None
+    check_against: str | None = None
+    """``file.h5::dataset`` with which the batch is compared, outside the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run of a job showed."""
+
+    seconds: float
+    batch_bytes: int
+    peak_bytes: int
+    """The most memory that the process ever held, mapped pages of files included."""
+    before_bytes: int
+    """What it held before the gather."""
+    checked: bool
+
+    @property
+    def gigabytes_a_second(self) -> float:
+        """Wanted bytes, by 1e9, a second."""
+        return self.batch_bytes / self.seconds / 1e9
+
+
+def random_starts(n_rows: int, windows: int, window: int, seed: int) -> IntArray:
+    """The same random starts for every way."""
+    return np.random.default_rng(seed).integers(0, n_rows - window + 1, windows)
+
+
+def measure(job: Job) -> Result:
+    """Run a job in a new process.
+
+    Raises
+    ------
+    SwathError
+        The process failed; its last line of output says why.
+    """
+    command = [sys.executable, "-m", "swath.measure", json.dumps(asdict(job))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        killed = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"failed ({done.returncode})"
+        why = (done.stderr.strip() or "no output").splitlines()[-1]
+        raise SwathError(f"The run of {job.way!r} on {job.target} {killed}: {why}. Run it alone to see more.")
+    return Result(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def drop_cache(target: str) -> None:
+    """Have the kernel forget the pages of a file, or of all files of a store, that are on the disk already."""
+    path = Path(target.partition("::")[0])
+    for file in path.iterdir() if path.is_dir() else [path]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _gather(job: Job) -> NDArray[Any]:
+    a = open_array(job.target)
+    return a.gather(_starts(job, len(a)), window=job.window, memory_limit=job.memory_limit)
+
+
+def _compute(job: Job) -> NDArray[Any]:
+    from swath.lazy import compute
+
+    a = open_array(job.target)
+    lazy = a.windows(_starts(job, len(a)), window=job.window, memory_limit=job.memory_limit)
+    batch: NDArray[Any] = compute(lazy, memory_limit=job.memory_limit)
+    return batch
+
+
+def _h5py_loop(job: Job) -> NDArray[Any]:
+    import h5py
+
+    path, _, name = job.target.partition("::")
+    with h5py.File(path, "r") as file:
+        return _loop(file[name], job)
+
+
+def _memmap_loop(job: Job) -> NDArray[Any]:
+    import h5py
+
+    path, _, name = job.target.partition("::")
+    with h5py.File(path, "r") as file:
+        dataset = file[name]
+        shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
+    return _loop(np.memmap(path, dtype, "r", offset, shape), job)
+
+
+def _zarr_loop(job: Job) -> NDArray[Any]:
+    import zarr
+
+    return _loop(zarr.open_array(job.target, mode="r"), job)
+
+
+def _loop(array: Any, job: Job) -> NDArray[Any]:
+    batch = np.empty((job.windows, job.window, *array.shape[1:]), array.dtype)
+    for i, start in enumerate(_starts(job, len(array)).tolist()):
+        batch[i] = array[start : start + job.window]
+    return batch
+
+
+def _starts(job: Job, n_rows: int) -> IntArray:
+    return random_starts(n_rows, job.windows, job.window, job.seed)
+
+
+_WAYS: dict[WayName, Callable[[Job], NDArray[Any]]] = {
+    "swath gather": _gather,
+    "swath compute": _compute,
+    "numpy.memmap loop": _memmap_loop,
+    "h5py loop": _h5py_loop,
+    "zarr-python loop": _zarr_loop,
+}
+
+
+def _run(job: Job) -> Result:
+    way = _WAYS[job.way]
+    if job.cold:
+        drop_cache(job.target)
+        # Imports, and all else that a first call does once, are no part of the time.
+        way(replace(job, windows=1, seed=job.seed + 1))
+    else:
+        way(job)
+    before = _status("VmRSS")
+    begin = time.perf_counter()
+    batch = way(job)
+    seconds = time.perf_counter() - begin
+    peak = _status("VmHWM")
+    if job.check_against is not None:
+        _check(batch, job)
+    return Result(seconds, batch.nbytes, peak, before, job.check_against is not None)
+
+
+def _check(batch: NDArray[Any], job: Job) -> None:
+    import h5py
+
+    path, _, name = str(job.check_against).partition("::")
+    with h5py.File(path, "r") as file:
+        dataset = file[name]
+        for i, start in enumerate(_starts(job, len(dataset)).tolist()):
+            if batch[i].tobytes() != dataset[start : start + job.window].tobytes():
+                raise SwathError(f"Window {i} (rows {start} to {start + job.window - 1}) differs from h5py's.")
+
+
+def _status(field: str) -> int:
+    """A size from ``/proc/self/status``, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_run(Job(**json.loads(sys.argv[1]))))))
