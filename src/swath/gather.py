@@ -2,9 +2,10 @@
 
 A read of the plan is carried out in one of two ways:
 
-- One window needs it: its rows land in the batch itself (`ShardReader.read_rows`), without a copy.
-- Several windows share it, or only some columns are kept: it lands in the thread's scratch once, and is
-  copied from there to each place.
+- Its rows land in the batch itself (`ShardReader.read_rows`): each in the first window that wants it. Windows that
+  overlap copy what they share from one another.
+- Where windows are small and many, or only some columns are kept, it lands in the thread's scratch, and is copied
+  from there to each place.
 
 Reads are handed out in the order of storage, a few at a time, to threads that live as long as the call. This is
 the only pool of threads that reads.
@@ -25,7 +26,7 @@ from swath.errors import ColumnsError, DamagedStoreError, OutError
 from swath.layout import Layout
 from swath.memory import Room
 from swath.plan import Plan, plan_gather
-from swath.shard import Scratch, ShardReader
+from swath.shard import Piece, Scratch, ShardReader
 from swath.store import Store, shard_key
 from swath.windows import IntArray, check_starts, check_window
 
@@ -41,6 +42,9 @@ _BYTES_FOR_THREADS = 2**20
 # a temporary of the same size, which for larger windows costs more than a call each.
 _SMALL_WINDOW_BYTES = 2048
 _TEMPORARY_BYTES = 2**20
+
+# Windows that share a read land in the batch itself up to this number, since a preadv takes 1024 buffers.
+_MOST_PIECES = 100
 
 # Reads whose pages are looked up in the page cache before the number of threads is chosen.
 _PROBES = 32
@@ -203,9 +207,18 @@ class _Lander:
         self._plan = plan
         self._out = out
         self._scratch = Scratch()
+        # Met for each window: a local name is cheaper than a property.
+        self._layout = plan.layout
+        self._row_bytes = plan.layout.row_bytes
+        self._chunk_bytes = plan.layout.chunk_bytes
+        self._window = plan.window
+        self._starts = plan.starts
+        self._order = plan.order
+        self._large = plan.window * plan.layout.row_bytes > _SMALL_WINDOW_BYTES
         # The batch as bytes: rows land in it only where those of a window lie side by side, and are kept whole.
         whole = plan.columns is None and out.flags.c_contiguous
-        self._bytes = memoryview(out.reshape(-1).view(np.uint8)) if whole else None
+        self._bytes = out.reshape(-1).view(np.uint8) if whole else None
+        self._view = memoryview(np.empty(0, np.uint8) if self._bytes is None else self._bytes)
 
     def land(self, first: int, stop: int) -> None:
         """Carry out the reads ``[first, stop)`` of one shard."""
@@ -230,21 +243,39 @@ class _Lander:
         return zip(*(column[some].tolist() for column in columns))
 
     def _land_read(self, reader: ShardReader, first: int, stop: int, lo: int, hi: int) -> None:
-        plan, layout = self._plan, self._plan.layout
-        row0 = first * layout.chunk_rows
-        if hi - lo == 1 and self._bytes is not None:
-            # [a, b): the rows of the window in this read, counted from the first row of the window.
-            start, place = int(plan.starts[lo]), int(plan.order[lo])
-            a, b = max(row0 - start, 0), min(stop * layout.chunk_rows - start, plan.window)
-            base = place * plan.window
-            dest = self._bytes[(base + a) * layout.row_bytes : (base + b) * layout.row_bytes]
-            reader.read_rows(first, stop, start + a - row0, start + b - row0, dest)
+        if self._bytes is not None and (hi - lo == 1 or (self._large and hi - lo <= _MOST_PIECES)):
+            self._land_in_batch(self._bytes, reader, first, stop, lo, hi)
             return
-        n_rows = (stop - first) * layout.chunk_rows
-        block = self._scratch.take("block", n_rows * layout.row_bytes)
-        reader.read_rows(first, stop, 0, n_rows, block)
-        rows = np.frombuffer(block, layout.dtype).reshape(n_rows, *layout.row_shape)
-        self._place(rows, row0, lo, hi)
+        n_rows = (stop - first) * self._layout.chunk_rows
+        block = self._scratch.take("block", n_rows * self._row_bytes)
+        reader.read_rows(first, stop, [(0, block)])
+        rows = np.frombuffer(block, self._layout.dtype).reshape(n_rows, *self._layout.row_shape)
+        self._place(rows, first * self._layout.chunk_rows, lo, hi)
+
+    def _land_in_batch(
+        self, batch: NDArray[np.uint8], reader: ShardReader, first: int, stop: int, lo: int, hi: int
+    ) -> None:
+        """Land each row in the first window that wants it; a window copies what it shares with the one before it."""
+        row_bytes, window_bytes, view = self._row_bytes, self._window * self._row_bytes, self._view
+        # All in bytes from here: the read is [0, end), a window [start, start + window_bytes).
+        origin, end = first * self._chunk_bytes, stop * self._chunk_bytes - first * self._chunk_bytes
+        pieces: list[Piece] = []
+        copies: list[tuple[int, int, int]] = []
+        landed = before = 0  # rows of earlier windows end here; byte 0 of the read in the batch, for the last of them
+        for start, place in zip(self._starts[lo:hi].tolist(), self._order[lo:hi].tolist()):
+            begin = start * row_bytes - origin
+            a, b = max(begin, 0), min(begin + window_bytes, end)
+            base = place * window_bytes - begin
+            if a < landed:
+                copies.append((base + a, before + a, landed - a))
+                a = landed
+            if a < b:
+                pieces.append((a, view[base + a : base + b]))
+            landed, before = b, base
+        reader.read_rows(first, stop, pieces)
+        for target, source, size in copies:
+            # By numpy, which lets other threads run; a memoryview would copy as fast, and hold them up: 5.3 against 5.55 GB/s.
+            batch[target : target + size] = batch[source : source + size]
 
     def _place(self, rows: NDArray[Any], row0: int, lo: int, hi: int) -> None:
         """Copy from ``rows``, which begin at ``row0`` of the array, what the windows ``[lo, hi)`` want."""

@@ -1,8 +1,8 @@
 """The dask face of a gather: few tasks, each of many windows, and a computation that lands in one place.
 
 ``windows`` makes ``ceil(n / block)`` tasks, each with its slice of the starts; the same engine carries each out.
-``compute`` allocates the result once and lands one block after another in it, so that its peak is the result and
-the blocks in flight, where dask's own ``compute`` holds every block and then the whole beside them.
+``compute`` allocates the result once and lands in it, so that its peak is the result and what is in flight, where
+dask's own ``compute`` holds every block and then the whole beside them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -149,9 +149,16 @@ def compute(
 
 
 def _land(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: Room) -> Any:
-    """Windows as they are: the engine lands one block after another in the result, each on all cores."""
+    """Windows as they are, by the engine itself, each block on all cores.
+
+    In memory they are one gather: its result stands whole in any case, and rows that two blocks share are read once.
+    On disk one block follows another, so that what is written is written in order.
+    """
+    in_memory = out is None or (isinstance(out, np.ndarray) and not isinstance(out, np.memmap))
+    in_place = isinstance(out, np.ndarray) or out is None
+    if in_memory:
+        blocks = [replace(blocks[0], starts=np.concatenate([block.starts for block in blocks]))]
     result_bytes = 0 if out is not None else int(lazy.nbytes)
-    in_place = out is None or isinstance(out, np.ndarray)
     left = Room(limit.n_bytes - result_bytes, limit.bound_by)
     largest = max(blocks, key=lambda block: block.starts.size)
     _check(result_bytes, largest.plan(left, batch_in_memory=not in_place).peak_bytes, limit)

@@ -13,6 +13,8 @@ around them that their checksums cover) to scratch: no copy, and each byte passe
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -30,9 +32,12 @@ from swath.storage.local import Buffer
 
 _NO_CHUNK = np.uint64(2**64 - 1)
 
-# The checksum of a window takes tens of microseconds, in which other threads may run; that of a few rows beside
-# it is over sooner than the interpreter's lock changes hands.
-_RELEASE_GIL, _KEEP_GIL = 1, 0
+# A checksum of this many bytes takes long enough (2 us) for other threads to run meanwhile; a smaller one is over
+# sooner than the interpreter's lock changes hands.
+_BYTES_TO_RELEASE_GIL = 2**16
+
+Piece = tuple[int, Buffer]
+"""Where the bytes from this offset on, of the rows of a run of chunks, shall go."""
 
 
 def make_codec(codec: CodecName, itemsize: int) -> Blosc | None:
@@ -56,7 +61,10 @@ def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> list[B
     for k in range(chunks):
         chunk = view[k * layout.chunk_bytes : (k + 1) * layout.chunk_bytes]
         encoded = chunk if codec is None else memoryview(codec.encode(chunk)).cast("B")
-        buffers += [encoded, memoryview(crc32c(encoded, 0, _RELEASE_GIL).to_bytes(CRC_BYTES, "little"))]
+        buffers += [
+            encoded,
+            memoryview(crc32c(encoded, 0, len(encoded) >= _BYTES_TO_RELEASE_GIL).to_bytes(CRC_BYTES, "little")),
+        ]
         length = len(encoded) + CRC_BYTES
         index[k] = offset, length
         offset += length
@@ -149,17 +157,16 @@ class ShardReader:
         self._codec = make_codec(layout.codec, layout.dtype.itemsize)
         self._combine = combiner(layout.chunk_bytes).combine
 
-    def read_rows(self, first_chunk: int, stop_chunk: int, start: int, stop: int, dest: Buffer) -> None:
-        """Land rows of chunks ``[first_chunk, stop_chunk)`` of the array in ``dest``, each chunk checked.
+    def read_rows(self, first_chunk: int, stop_chunk: int, pieces: Sequence[Piece]) -> None:
+        """Land rows of chunks ``[first_chunk, stop_chunk)`` of the array where ``pieces`` say, each chunk checked.
 
         Parameters
         ----------
         first_chunk, stop_chunk
-            Chunks of the array, all in this shard, each with at least one wanted row.
-        start, stop
-            The wanted rows, counted from the first row of ``first_chunk``.
-        dest
-            Takes exactly the bytes of rows ``[start, stop)``. The caller owns it; it holds rubbish after an error.
+            Chunks of the array, all in this shard.
+        pieces
+            Where which bytes of these chunks' rows go: ascending, without overlap. What lies between is read, since the
+            checksums cover it, and forgotten. The caller owns the buffers; they hold rubbish after an error.
 
         Raises
         ------
@@ -168,36 +175,53 @@ class ShardReader:
         """
         first, last = first_chunk - self._first_chunk, stop_chunk - self._first_chunk
         if last <= self._index.n_regular:
-            self._scatter(first, last, start, stop, dest)
+            self._scatter(first, last, pieces)
         elif self._codec is None:
             self._irregular(first, last)
         else:
-            self._decode(first, last, start, stop, dest)
+            self._decode(first, last, pieces)
 
-    def _scatter(self, first: int, last: int, start: int, stop: int, dest: Buffer) -> None:
+    def _scatter(self, first: int, last: int, pieces: Sequence[Piece]) -> None:
         """Raw chunks: one call puts each byte where it belongs."""
         chunk_bytes, stride = self._chunk_bytes, self._chunk_bytes + CRC_BYTES
         n = last - first
-        before = self._scratch.take("before", start * self._row_bytes)
-        after = self._scratch.take("after", n * chunk_bytes - stop * self._row_bytes)
+        runs = self._fill_gaps(pieces, n * chunk_bytes)
         checksums = self._scratch.take("checksums", n * CRC_BYTES)
 
-        # The rows of each chunk, whole within `dest` but for the first and the last, and its checksum.
-        buffers: list[Buffer] = [before] if before else []
-        a, end = 0, len(dest)
-        for k, b in enumerate(range(chunk_bytes - len(before), end, chunk_bytes)):
-            buffers += dest[a:b], checksums[k * CRC_BYTES : (k + 1) * CRC_BYTES]
-            a = b
-        buffers += dest[a:], after, checksums[(n - 1) * CRC_BYTES :]
+        buffers: list[Buffer] = []
+        slot, room = 0, chunk_bytes  # of the checksum that comes next, and of the rows before it
+        for run in runs:
+            a, size = 0, len(run)
+            while size - a >= room:
+                buffers += run[a : a + room], checksums[slot : slot + CRC_BYTES]
+                a, slot, room = a + room, slot + CRC_BYTES, chunk_bytes
+            if a < size:
+                buffers.append(run[a:])
+                room -= size - a
         got = self._file.read_into(buffers, self._layout.index_bytes + first * stride)
         if got < n * stride:
             self._damaged(first + got // stride, f"ends early: the file has {self._file.size} bytes")
 
-        crc = crc32c(before, 0, _KEEP_GIL) if before else 0
-        crc = crc32c(dest, crc, _RELEASE_GIL)
-        crc = crc32c(after, crc, _KEEP_GIL) if after else crc
+        crc = 0
+        for run in runs:
+            crc = crc32c(run, crc, len(run) >= _BYTES_TO_RELEASE_GIL)
         if crc != self._combine(checksums.cast("I")):
             self._find_damage(first, buffers)
+
+    def _fill_gaps(self, pieces: Sequence[Piece], n_bytes: int) -> list[Buffer]:
+        """Buffers for all ``n_bytes``: those of the pieces, and scratch for what nobody wants."""
+        gaps = self._scratch.take("gaps", n_bytes - sum(len(buffer) for _, buffer in pieces))
+        runs: list[Buffer] = []
+        at = used = 0
+        for begin, buffer in pieces:
+            if begin > at:
+                runs.append(gaps[used : used + begin - at])
+                used += begin - at
+            runs.append(buffer)
+            at = begin + len(buffer)
+        if at < n_bytes:
+            runs.append(gaps[used:])
+        return runs
 
     def _find_damage(self, first: int, buffers: list[Buffer]) -> NoReturn:
         """Name the chunk of a run whose checksum is wrong."""
@@ -238,29 +262,36 @@ class ShardReader:
             )
         return int(offsets[0]), int(lengths.sum())
 
-    def _decode(self, first: int, last: int, start: int, stop: int, dest: Buffer) -> None:
-        """Compressed chunks: one read, then each is decoded once, into ``dest`` where all its rows are wanted."""
-        chunk_rows, row_bytes = self._layout.chunk_rows, self._row_bytes
+    def _decode(self, first: int, last: int, pieces: Sequence[Piece]) -> None:
+        """Compressed chunks: one read, then each is decoded once, in place where one piece wants all of it."""
+        chunk_bytes = self._chunk_bytes
         offset, length = self._byte_range(first, last)
         encoded = self._scratch.take("encoded", length)
         got = self._file.read_into([encoded], offset)
         position = 0
+        remaining = deque(pieces)
         for k in range(last - first):
             end = position + int(self._index.lengths[first + k])
             if end > got:
                 self._damaged(first + k, f"ends early: the file has {self._file.size} bytes")
             body, crc = encoded[position : end - CRC_BYTES], encoded[end - CRC_BYTES : end]
             position = end
-            if crc32c(body, 0, _RELEASE_GIL) != int.from_bytes(crc, "little"):
+            if crc32c(body, 0, len(body) >= _BYTES_TO_RELEASE_GIL) != int.from_bytes(crc, "little"):
                 self._damaged(first + k, "has a wrong checksum")
-            a, b = max(start - k * chunk_rows, 0), min(stop - k * chunk_rows, chunk_rows)
-            target = dest[(k * chunk_rows + a - start) * row_bytes : (k * chunk_rows + b - start) * row_bytes]
-            if b - a == chunk_rows:
-                self._decode_chunk(first + k, body, target)
+            a, b = k * chunk_bytes, (k + 1) * chunk_bytes
+            begin, buffer = remaining[0] if remaining else (b, encoded[:0])
+            if begin <= a and b <= begin + len(buffer):
+                self._decode_chunk(first + k, body, buffer[a - begin : b - begin])
             else:
-                chunk = self._scratch.take("chunk", self._chunk_bytes)
+                chunk = self._scratch.take("chunk", chunk_bytes)
                 self._decode_chunk(first + k, body, chunk)
-                target[:] = chunk[a * row_bytes : b * row_bytes]
+                for begin, buffer in remaining:
+                    if begin >= b:
+                        break
+                    lo, hi = max(a, begin), min(b, begin + len(buffer))
+                    buffer[lo - begin : hi - begin] = chunk[lo - a : hi - a]
+            while remaining and remaining[0][0] + len(remaining[0][1]) <= b:
+                remaining.popleft()
 
     def _decode_chunk(self, chunk: int, encoded: Buffer, out: Buffer) -> None:
         assert self._codec is not None
