@@ -15,7 +15,7 @@ import swath
 from swath.array import RowArray
 from swath.errors import StartsError, SwathError
 from swath.layout import CodecName
-from swath.measure import Job, WayName, measure, random_starts
+from swath.measure import Job, measure, random_starts
 from swath.memory import format_bytes
 
 
@@ -189,7 +189,7 @@ def bench(url: str, windows: int, seed: int, window: int | None, memory_limit: s
     for name in ("way", "windows", "cold GB/s", "warm GB/s", "peak memory"):
         table.add_column(name, justify="left" if name == "way" else "right")
     # zarr-python takes about a thousandth of a second and more for each window: a tenth of them tells its rate.
-    ways: dict[WayName, int] = {
+    ways: dict[str, int] = {
         "swath gather": windows,
         "swath compute": windows,
         "zarr-python loop": max(1, windows // 10),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swath.array import ingest
-from swath.measure import Job, Result, WayName, measure
+from swath.measure import Job, Result, measure
 from swath.memory import Room, detect_room, format_bytes
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class DemoResult:
 
     size: DemoSize
     ingest_s: float
-    cold: dict[WayName, Result]
-    warm: dict[WayName, Result]
+    cold: dict[str, Result]
+    warm: dict[str, Result]
 
 
 def choose_size(free_disk: int, room: Room) -> DemoSize:
@@ -94,14 +94,14 @@ def run_demo(folder: Path | None, *, full: bool) -> DemoResult:
         ingest(source, store, window=_WINDOW, memory_limit=size.memory_limit)
         ingest_s = time.perf_counter() - begin
 
-        ways: dict[WayName, str] = {
+        ways: dict[str, str] = {
             "swath gather": store,
             "swath compute": store,
             "numpy.memmap loop": source,
             "h5py loop": source,
         }
-        cold: dict[WayName, Result] = {}
-        warm: dict[WayName, Result] = {}
+        cold: dict[str, Result] = {}
+        warm: dict[str, Result] = {}
         for way, target in ways.items():
             for results, is_cold in ((cold, True), (warm, False)):
                 _say(f"Gathering {size.windows:,} windows: {way}, {'cold' if is_cold else 'warm'} ...")
@@ -138,7 +138,7 @@ def demo_table(result: DemoResult) -> Table:
     table.add_column("way")
     for name in ("cold s", "GB/s", "times", "warm s", "GB/s", "times", "peak memory"):
         table.add_column(name, justify="right")
-    base: WayName = "h5py loop"
+    base = "h5py loop"
     for way, warm in result.warm.items():
         cold = result.cold[way]
         table.add_row(

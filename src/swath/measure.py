@@ -12,10 +12,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,12 @@ from swath.array import open as open_array
 from swath.errors import SwathError
 from swath.windows import IntArray
 
-WayName = Literal["swath gather", "swath compute", "numpy.memmap loop", "h5py loop", "zarr-python loop"]
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One way, one target, one batch. JSON values only: it travels to another process."""
 
-    way: WayName
+    way: str
     target: str
     """A store, or ``file.h5::dataset`` for h5py and numpy.memmap."""
     windows: int
@@ -66,15 +64,15 @@ def random_starts(n_rows: int, windows: int, window: int, seed: int) -> IntArray
     return np.random.default_rng(seed).integers(0, n_rows - window + 1, windows)
 
 
-def measure(job: Job) -> Result:
-    """Run a job in a new process.
+def measure(job: Job, program: Sequence[str] = ("-m", "swath.measure")) -> Result:
+    """Run a job in a new process: of this module, or of another ``program`` that calls `run_job` with ways of its own.
 
     Raises
     ------
     SwathError
         The process failed; its last line of output says why.
     """
-    command = [sys.executable, "-m", "swath.measure", json.dumps(asdict(job))]
+    command = [sys.executable, *program, json.dumps(asdict(job))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         killed = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"failed ({done.returncode})"
@@ -97,14 +95,14 @@ def drop_cache(target: str) -> None:
 
 def _gather(job: Job) -> NDArray[Any]:
     a = open_array(job.target)
-    return a.gather(_starts(job, len(a)), window=job.window, memory_limit=job.memory_limit)
+    return a.gather(starts_of(job, len(a)), window=job.window, memory_limit=job.memory_limit)
 
 
 def _compute(job: Job) -> NDArray[Any]:
     from swath.lazy import compute
 
     a = open_array(job.target)
-    lazy = a.windows(_starts(job, len(a)), window=job.window, memory_limit=job.memory_limit)
+    lazy = a.windows(starts_of(job, len(a)), window=job.window, memory_limit=job.memory_limit)
     batch: NDArray[Any] = compute(lazy, memory_limit=job.memory_limit)
     return batch
 
@@ -114,7 +112,7 @@ def _h5py_loop(job: Job) -> NDArray[Any]:
 
     path, _, name = job.target.partition("::")
     with h5py.File(path, "r") as file:
-        return _loop(file[name], job)
+        return loop(file[name], job)
 
 
 def _memmap_loop(job: Job) -> NDArray[Any]:
@@ -124,27 +122,29 @@ def _memmap_loop(job: Job) -> NDArray[Any]:
     with h5py.File(path, "r") as file:
         dataset = file[name]
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
-    return _loop(np.memmap(path, dtype, "r", offset, shape), job)
+    return loop(np.memmap(path, dtype, "r", offset, shape), job)
 
 
 def _zarr_loop(job: Job) -> NDArray[Any]:
     import zarr
 
-    return _loop(zarr.open_array(job.target, mode="r"), job)
+    return loop(zarr.open_array(job.target, mode="r"), job)
 
 
-def _loop(array: Any, job: Job) -> NDArray[Any]:
+def loop(array: Any, job: Job) -> NDArray[Any]:
+    """The loop that people write."""
     batch = np.empty((job.windows, job.window, *array.shape[1:]), array.dtype)
-    for i, start in enumerate(_starts(job, len(array)).tolist()):
+    for i, start in enumerate(starts_of(job, array.shape[0]).tolist()):
         batch[i] = array[start : start + job.window]
     return batch
 
 
-def _starts(job: Job, n_rows: int) -> IntArray:
+def starts_of(job: Job, n_rows: int) -> IntArray:
+    """The starts of a job in an array of ``n_rows``."""
     return random_starts(n_rows, job.windows, job.window, job.seed)
 
 
-_WAYS: dict[WayName, Callable[[Job], NDArray[Any]]] = {
+WAYS: dict[str, Callable[[Job], NDArray[Any]]] = {
     "swath gather": _gather,
     "swath compute": _compute,
     "numpy.memmap loop": _memmap_loop,
@@ -153,8 +153,8 @@ _WAYS: dict[WayName, Callable[[Job], NDArray[Any]]] = {
 }
 
 
-def _run(job: Job) -> Result:
-    way = _WAYS[job.way]
+def run_job(job: Job, way: Callable[[Job], NDArray[Any]]) -> Result:
+    """Run a job in this process."""
     if job.cold:
         drop_cache(job.target)
         # Imports, and all else that a first call does once, are no part of the time.
@@ -177,7 +177,7 @@ def _check(batch: NDArray[Any], job: Job) -> None:
     path, _, name = str(job.check_against).partition("::")
     with h5py.File(path, "r") as file:
         dataset = file[name]
-        for i, start in enumerate(_starts(job, len(dataset)).tolist()):
+        for i, start in enumerate(starts_of(job, dataset.shape[0]).tolist()):
             if batch[i].tobytes() != dataset[start : start + job.window].tobytes():
                 raise SwathError(f"Window {i} (rows {start} to {start + job.window - 1}) differs from h5py's.")
 
@@ -190,5 +190,11 @@ def _status(field: str) -> int:
     return 0
 
 
+def print_run(ways: Mapping[str, Callable[[Job], NDArray[Any]]]) -> None:
+    """Run the job on the command line, as `measure` starts it, and print its result."""
+    job = Job(**json.loads(sys.argv[1]))
+    print(json.dumps(asdict(run_job(job, ways[job.way]))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asdict(_run(Job(**json.loads(sys.argv[1]))))))
+    print_run(WAYS)

@@ -24,8 +24,9 @@ from swath.windows import IntArray, merge_windows, windows_in
 # A disk of today needs about 32 requests in flight for its full rate; more gave nothing (benchmarks/).
 MOST_THREADS = 32
 
-# Scratch of one thread: large enough that a read is bound by bytes and not by calls, small enough for the cache.
-_BLOCK_BYTES = 4 * 2**20
+# Scratch of one thread: large enough that a read is bound by bytes and not by calls, small enough that its checksum
+# finds it in the cache of the core: 5.7 GB/s with 1 MiB, 5.5 with 4.
+_BLOCK_BYTES = 2**20
 
 # A preadv takes 1024 buffers; a raw chunk needs two (rows, checksum), the ends of a read one more each.
 _MOST_READ_CHUNKS = 500

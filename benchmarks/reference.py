@@ -1,0 +1,104 @@
+"""The reference job at full size inside a memory cgroup: 2_000_000 x 2000 float64, 32 GB, with 8 GB of memory.
+
+sudo python benchmarks/reference.py               # needs 65 GB of disk, and the right to make a cgroup
+sudo python benchmarks/reference.py --limit 4GiB
+
+Runs ``swath demo --full`` in a child of this process's memory cgroup (v1 or v2), page cache and all processes
+included, then prints what the kernel counted. The loops of h5py and numpy.memmap run in the same group.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+from machine import describe_machine
+
+from swath.memory import format_bytes, parse_bytes
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+@click.command()
+@click.option("--limit", default="8GB", show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(), help="Where to work."
+)
+@click.option("--small", is_flag=True, help="At the size that suits the machine, to try this program.")
+def main(limit: str, folder: Path, small: bool) -> None:
+    group, is_v1 = _make_group(parse_bytes(limit))
+    peak = {"rss": 0}
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch_rss, args=(group, is_v1, peak, ended))
+    watcher.start()
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(
+            # The shell enters the group, and becomes the demo.
+            ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs", *_demo(folder, small)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        seconds = time.perf_counter() - begin
+    finally:
+        ended.set()
+        watcher.join()
+        killed = _oom_kills(group, is_v1)
+        group.rmdir()
+    print(done.stdout)
+    record = {
+        "machine": describe_machine(),
+        "limit_bytes": parse_bytes(limit),
+        "exit_status": done.returncode,
+        "oom_kills": killed,
+        "peak_rss_bytes": peak["rss"],
+        "seconds": round(seconds, 1),
+        "table": done.stdout.splitlines(),
+    }
+    print(
+        f"Memory cgroup of {limit}: exit status {done.returncode}, {killed} out-of-memory kills, the most anonymous memory of all "
+        f"processes together {format_bytes(peak['rss'])}, {seconds:.0f} s in all."
+    )
+    _RESULTS.mkdir(exist_ok=True)
+    (_RESULTS / "reference.json").write_text(json.dumps(record, indent=1) + "\n")
+    sys.exit(done.returncode)
+
+
+def _demo(folder: Path, small: bool) -> list[str]:
+    return [sys.executable, "-m", "swath.cli", "demo", "--folder", str(folder), *([] if small else ["--full"])]
+
+
+def _make_group(n_bytes: int) -> tuple[Path, bool]:
+    """A child of this process's memory cgroup, with a limit, and whether it is of version 1."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            group = Path("/sys/fs/cgroup/memory" + path) / "swath-reference"
+            group.mkdir(exist_ok=True)
+            (group / "memory.limit_in_bytes").write_text(str(n_bytes))
+            return group, True
+    group = Path("/sys/fs/cgroup" + path) / "swath-reference"
+    group.mkdir(exist_ok=True)
+    (group / "memory.max").write_text(str(n_bytes))
+    return group, False
+
+
+def _watch_rss(group: Path, is_v1: bool, peak: dict[str, int], ended: threading.Event) -> None:
+    """The kernel's own peak counts page cache, which always fills the limit: watch what cannot be given back."""
+    field = "total_rss" if is_v1 else "anon"
+    while not ended.wait(0.02):
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        peak["rss"] = max(peak["rss"], int(stat[field]))
+
+
+def _oom_kills(group: Path, is_v1: bool) -> int:
+    text = (group / ("memory.oom_control" if is_v1 else "memory.events")).read_text()
+    return int(dict(line.split() for line in text.splitlines())["oom_kill"])
+
+
+if __name__ == "__main__":
+    main()

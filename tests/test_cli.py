@@ -1,0 +1,116 @@
+"""The ``swath`` command, run as a user runs it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import swath
+
+
+def _run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "swath.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture
+def rows() -> NDArray[np.float64]:
+    return np.random.default_rng(0).normal(size=(1000, 30))
+
+
+@pytest.fixture
+def store(tmp_path: Path, rows: NDArray[np.float64]) -> Path:
+    swath.ingest(rows, tmp_path / "a.zarr")
+    return tmp_path / "a.zarr"
+
+
+def test_ingest_then_info_plan_and_gather(tmp_path: Path, rows: NDArray[np.float64]) -> None:
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["group/rows"] = rows
+    store = tmp_path / "a.zarr"
+
+    ingested = _run("ingest", f"{tmp_path}/rows.h5::group/rows", store, "--window", 8, "--codec", "zstd")
+    assert (ingested.returncode, ingested.stderr) == (0, "")  # no bar in a pipe
+    assert "(1000, 30)" in ingested.stdout
+
+    info = json.loads(_run("info", store, "--json").stdout)
+    assert (info["shape"], info["window"], info["codec"]) == ([1000, 30], 8, "zstd")
+    assert "zstd" in _run("info", store).stdout
+
+    assert "bytes for each byte wanted" in _run("plan", store, "--random", 100).stdout
+
+    gathered = _run("gather", store, tmp_path / "batch.npy", "--starts", "3,500,3")
+    assert gathered.returncode == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "batch.npy"), np.stack([rows[s : s + 8] for s in (3, 500, 3)]))
+
+
+def test_several_sources_are_joined(tmp_path: Path, rows: NDArray[np.float64]) -> None:
+    np.save(tmp_path / "1.npy", rows[:400])
+    np.save(tmp_path / "2.npy", rows[400:])
+    assert _run("ingest", tmp_path / "1.npy", tmp_path / "2.npy", tmp_path / "a.zarr").returncode == 0
+    a = swath.open(tmp_path / "a.zarr")
+    assert a.segments.tolist() == [[0, 400], [400, 1000]]
+    np.testing.assert_array_equal(a.gather([395]), rows[None, 395:411])
+
+
+def test_raw_binary(tmp_path: Path, rows: NDArray[np.float64]) -> None:
+    rows.tofile(tmp_path / "rows.bin")
+    done = _run("ingest", tmp_path / "rows.bin", tmp_path / "a.zarr", "--dtype", "float64", "--row-shape", "30")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(swath.open(tmp_path / "a.zarr").gather([7]), rows[None, 7:23])
+
+
+def test_starts_come_from_a_file(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
+    starts = [9, 0, 984]
+    np.save(tmp_path / "starts.npy", starts)
+    (tmp_path / "starts.txt").write_text("9 0\n984\n")
+    for name in ("starts.npy", "starts.txt"):
+        out = tmp_path / f"{name}.batch.npy"
+        assert _run("gather", store, out, "--starts", tmp_path / name).returncode == 0
+        np.testing.assert_array_equal(np.load(out), np.stack([rows[s : s + 16] for s in starts]))
+
+
+def test_bench_prints_a_table(store: Path) -> None:
+    done = _run("bench", store, "--windows", 50)
+    assert done.returncode == 0, done.stderr
+    assert "swath gather" in done.stdout
+    assert "zarr-python loop" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["info", "nothing"], r"There is no store at .*nothing", id="no-store"),
+        pytest.param(["gather", "{store}", "o.npy", "--starts", "985"], r"starts\[0\] = 985", id="out-of-range"),
+        pytest.param(["gather", "{store}", "o.npy", "--starts", "1.5"], r"--starts is '1.5'", id="no-integers"),
+        pytest.param(
+            ["gather", "{store}", "o.npy", "--starts", "1", "--memory-limit", "1kB"], "limit is 1000 B", id="memory"
+        ),
+        pytest.param(["gather", "{store}", "o.npy"], "either --starts or --random", id="no-starts"),
+        pytest.param(["plan", "{store}", "--random", "5", "--window", "5000"], "window is 5000", id="window"),
+        pytest.param(["ingest", "nothing.npy", "b.zarr"], "no file .*nothing.npy", id="no-source"),
+        pytest.param(["ingest", "{store}/zarr.json", "b.zarr"], "give dtype=", id="unknown-kind"),
+        pytest.param(["ingest", "{npy}", "{store}"], "overwrite=True", id="exists"),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_nothing(tmp_path: Path, store: Path, words: list[str], message: str) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((5, 5)))
+    words = [word.format(store=store, npy=tmp_path / "rows.npy") for word in words]
+    done = _run(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "rows.npy"]
+
+
+def test_every_subcommand_has_help() -> None:
+    listed = _run("--help").stdout
+    for name in ("demo", "ingest", "info", "plan", "gather", "bench"):
+        assert name in listed
+        assert _run(name, "--help").stdout.strip()

@@ -1,0 +1,115 @@
+"""The plan tells the truth about memory: the kernel's count of a fresh process never passes the projection."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import swath
+
+_CHILD = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import swath
+import swath.lazy
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+url, out_path, how, n, options = json.loads(sys.argv[1])
+a = swath.open(url)
+rng = np.random.default_rng(0)
+window = options.get("window", a.window)
+starts = rng.integers(0, len(a) - window + 1, n)
+a.gather(starts[:1], **options)  # what a first call does once: imports, and the threads' modules
+swath.compute(a.windows(starts[:1], **options))
+plan = a.plan(starts, **options)
+out = None
+if out_path:
+    out = np.memmap(out_path, a.dtype, "w+", shape=plan.batch_shape)
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+before = status("VmRSS")
+if how == "gather":
+    a.gather(starts, out=out, **options)
+else:
+    swath.compute(a.windows(starts, **options), out=out)
+print(json.dumps({"added": status("VmHWM") - before, "projected": plan.peak_bytes, "batch": plan.bytes_wanted}))
+"""
+
+
+def _measure(url: str, n: int, how: str = "gather", out: Path | None = None, **options: Any) -> dict[str, int]:
+    command = [sys.executable, "-c", _CHILD, json.dumps([url, str(out or ""), how, n, options])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, int] = json.loads(done.stdout)
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores of 64 MB: wide raw rows, the same compressed, and narrow rows."""
+    place = tmp_path_factory.mktemp("memory")
+    wide = np.random.default_rng(0).normal(size=(8000, 1000))
+    swath.ingest(wide, place / "raw")
+    swath.ingest(np.round(wide, 1), place / "zstd", codec="zstd")
+    swath.ingest(np.round(wide, 1), place / "lz4-large-chunks", codec="lz4", chunk_rows=128)
+    swath.ingest(wide.reshape(-1, 4), place / "narrow")
+    return place
+
+
+@pytest.mark.parametrize("how", ["gather", "compute"])
+@pytest.mark.parametrize(
+    ("store", "n", "options"),
+    [
+        pytest.param("raw", 1500, {}, id="raw-windows"),
+        pytest.param("raw", 20, {}, id="raw-few-windows"),
+        pytest.param("raw", 20_000, {"window": 1}, id="raw-single-rows"),
+        pytest.param("raw", 20, {"window": 1000}, id="raw-long-windows"),
+        pytest.param("raw", 1500, {"columns": [3, 500, 7]}, id="raw-columns"),
+        pytest.param("zstd", 1500, {}, id="compressed"),
+        pytest.param("lz4-large-chunks", 1500, {}, id="compressed-large-chunks"),
+        pytest.param("narrow", 500_000, {}, id="many-small-windows"),
+    ],
+)
+def test_the_projected_peak_is_never_passed(
+    folder: Path, store: str, n: int, options: dict[str, Any], how: str
+) -> None:
+    measured = _measure(str(folder / store), n, how, **options)
+    assert measured["added"] <= measured["projected"], measured
+    # A projection that promised everything would be kept too: beyond its fixed part it is near the truth.
+    assert measured["projected"] <= 1.5 * measured["batch"] + 128 * 2**20, measured
+
+
+def test_a_batch_on_disk_is_not_held_in_memory_twice(folder: Path, tmp_path: Path) -> None:
+    measured = _measure(str(folder / "raw"), 1500, "compute", tmp_path / "out.bin")
+    # The pages of the file are the kernel's to give back; beside them only blocks are held.
+    assert measured["added"] <= measured["batch"] + 64 * 2**20, measured
+
+
+def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path) -> None:
+    a = swath.open(folder / "raw")
+    with pytest.raises(
+        swath.errors.MemoryLimitError, match=r"needs .*batch 183.11 MiB.*limit is 190.73 MiB.*at most 1,\d+ windows"
+    ):
+        a.gather(range(1500), memory_limit="200MB")
+    with pytest.raises(swath.errors.MemoryLimitError, match=r"needs .*result 183.11 MiB.*limit is 95.37 MiB.*out="):
+        swath.compute(a.windows(range(1500)), memory_limit="100MB")
+
+
+def test_a_plan_that_cannot_fit_can_still_be_looked_at(folder: Path) -> None:
+    plan = swath.open(folder / "raw").plan(np.zeros(10**7, np.int64))
+    assert plan.peak_bytes > 10**12
+    assert "TiB" in str(plan)
+
+
+def test_fewer_threads_read_where_memory_is_short(folder: Path) -> None:
+    a = swath.open(folder / "lz4-large-chunks")
+    starts = list(range(0, 4000, 200))
+    batch = len(starts) * 16 * 1000 * 8
+    least = batch + 16 * 2**20
+    np.testing.assert_array_equal(a.gather(starts, memory_limit=least), a.gather(starts))
