@@ -8,6 +8,7 @@ peak memory is the kernel's count (see `swath.measure`).
 """
 
 import json
+import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +16,24 @@ from statistics import median
 
 import click
 from machine import describe_machine
+from peers import PROGRAM
 from rich.console import Console
 from rich.table import Table
 
 import swath
 from swath.demo import DemoSize, write_source
-from swath.measure import Job, Result, measure
+from swath.measure import Job, Result, drop_cache, measure
 
 _RESULTS = Path(__file__).parent / "results"
 _WINDOW = 16
+_STORE_WAYS = ("swath gather", "swath compute", "zarr-python loop")
+_SOURCE_WAYS = (
+    "bare preadv, unchecked",
+    "numpy.memmap loop",
+    "numpy.memmap, np.stack",
+    "h5py loop",
+    "h5py, np.stack",
+)
 # zarr-python's loop takes two milliseconds a window: a tenth of the windows tells its rate.
 _SHARE = {"zarr-python loop": 10}
 
@@ -41,23 +51,25 @@ def main(rows: int, columns: int, windows: int, rounds: int, folder: Path) -> No
         source, store = f"{name}/source.h5::A", f"{name}/store.zarr"
         write_source(Path(name) / "source.h5", DemoSize(rows, columns, windows, 0))
         swath.ingest(source, store, window=_WINDOW, progress=False)
-        ways = {
-            "swath gather": store,
-            "swath compute": store,
-            "numpy.memmap loop": source,
-            "h5py loop": source,
-            "zarr-python loop": store,
+        ways = {store: _STORE_WAYS, source: _SOURCE_WAYS}
+        runs: dict[tuple[str, bool], list[Result]] = {
+            (way, cold): [] for cold in (True, False) for some in ways.values() for way in some
         }
-        runs: dict[tuple[str, bool], list[Result]] = {(way, cold): [] for cold in (True, False) for way in ways}
         for cold in (True, False):
             for seed in range(rounds):
-                for way, target in ways.items():
-                    job = Job(way, target, windows // _SHARE.get(way, 1), _WINDOW, seed, cold)
-                    runs[way, cold].append(measure(job))
+                for target, some in ways.items():
+                    # Both files and two batches would not fit in memory: a target is warm while its own ways run.
+                    for path in ways:
+                        drop_cache(path)
+                    for way in some:
+                        if not cold:
+                            _load(target)
+                        job = Job(way, target, windows // _SHARE.get(way, 1), _WINDOW, seed, cold)
+                        runs[way, cold].append(measure(job, PROGRAM))
         a = swath.open(store)
         lazy = a.windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
         tasks = len(lazy.dask)
-    Console(width=110).print(_table(runs, rows, columns, windows, tasks))
+    Console(width=100).print(_table(runs, rows, columns, windows, tasks))
     _RESULTS.mkdir(exist_ok=True)
     record = {
         "machine": describe_machine(),
@@ -70,6 +82,13 @@ def main(rows: int, columns: int, windows: int, rounds: int, folder: Path) -> No
         ],
     }
     (_RESULTS / "gather.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _load(target: str) -> None:
+    """Read a file, or all files of a store, into the page cache."""
+    path = Path(target.partition("::")[0])
+    files = list(path.iterdir()) if path.is_dir() else [path]
+    subprocess.run(["cat", *files], check=True, stdout=subprocess.DEVNULL)
 
 
 def _table(runs: dict[tuple[str, bool], list[Result]], rows: int, columns: int, windows: int, tasks: int) -> Table:

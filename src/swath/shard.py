@@ -109,7 +109,7 @@ class IndexCache:
 
 def _read_index(file: LocalFile, layout: Layout) -> ShardIndex:
     encoded = bytearray(layout.index_bytes)
-    got = file.read_into([memoryview(encoded)], 0)
+    got = file.read_into([memoryview(encoded)], len(encoded), 0)
     body, crc = memoryview(encoded)[:-CRC_BYTES], encoded[-CRC_BYTES:]
     if got < len(encoded):
         raise DamagedStoreError(f"{file.path} ends at byte {got}, inside its index of {len(encoded)} bytes. {_MEND}")
@@ -151,6 +151,7 @@ class ShardReader:
         self._layout = layout
         self._row_bytes = layout.row_bytes
         self._chunk_bytes = layout.chunk_bytes
+        self._data_offset = layout.index_bytes
         self._first_chunk = shard * layout.shard_chunks
         self._index = index
         self._scratch = scratch
@@ -183,7 +184,7 @@ class ShardReader:
 
     def _scatter(self, first: int, last: int, pieces: Sequence[Piece]) -> None:
         """Raw chunks: one call puts each byte where it belongs."""
-        chunk_bytes, stride = self._chunk_bytes, self._chunk_bytes + CRC_BYTES
+        chunk_bytes = self._chunk_bytes
         n = last - first
         runs = self._fill_gaps(pieces, n * chunk_bytes)
         checksums = self._scratch.take("checksums", n * CRC_BYTES)
@@ -198,9 +199,10 @@ class ShardReader:
             if a < size:
                 buffers.append(run[a:])
                 room -= size - a
-        got = self._file.read_into(buffers, self._layout.index_bytes + first * stride)
-        if got < n * stride:
-            self._damaged(first + got // stride, f"ends early: the file has {self._file.size} bytes")
+        n_bytes = n * (chunk_bytes + CRC_BYTES)
+        got = self._file.read_into(buffers, n_bytes, self._data_offset + first * (chunk_bytes + CRC_BYTES))
+        if got < n_bytes:
+            self._damaged(first + got // (chunk_bytes + CRC_BYTES), f"ends early: the file has {self._file.size} bytes")
 
         crc = 0
         for run in runs:
@@ -210,17 +212,16 @@ class ShardReader:
 
     def _fill_gaps(self, pieces: Sequence[Piece], n_bytes: int) -> list[Buffer]:
         """Buffers for all ``n_bytes``: those of the pieces, and scratch for what nobody wants."""
-        gaps = self._scratch.take("gaps", n_bytes - sum(len(buffer) for _, buffer in pieces))
+        gaps = self._scratch.take("gaps", n_bytes)
         runs: list[Buffer] = []
-        at = used = 0
+        at = 0
         for begin, buffer in pieces:
             if begin > at:
-                runs.append(gaps[used : used + begin - at])
-                used += begin - at
+                runs.append(gaps[at:begin])
             runs.append(buffer)
             at = begin + len(buffer)
         if at < n_bytes:
-            runs.append(gaps[used:])
+            runs.append(gaps[at:])
         return runs
 
     def _find_damage(self, first: int, buffers: list[Buffer]) -> NoReturn:
@@ -267,7 +268,7 @@ class ShardReader:
         chunk_bytes = self._chunk_bytes
         offset, length = self._byte_range(first, last)
         encoded = self._scratch.take("encoded", length)
-        got = self._file.read_into([encoded], offset)
+        got = self._file.read_into([encoded], length, offset)
         position = 0
         remaining = deque(pieces)
         for k in range(last - first):

@@ -37,14 +37,13 @@ class LocalFile:
     version: tuple[int, int, int]
     """Inode, size and time of change: another version means other bytes."""
 
-    def read_into(self, buffers: list[Buffer], offset: int) -> int:
-        """Fill ``buffers`` in order from ``offset``; return how many bytes there were.
+    def read_into(self, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
+        """Fill ``buffers``, of ``n_bytes`` together, in order from ``offset``; return how many bytes there were.
 
         Fewer than asked only where the file ends. At most 1024 buffers.
         """
         got = os.preadv(self.descriptor, buffers, offset)
-        wanted = sum(map(len, buffers))
-        while got < wanted:  # a signal or the kernel's limit of 2 GiB ended the call early
+        while got < n_bytes:  # a signal or the kernel's limit of 2 GiB ended the call early
             more = os.preadv(self.descriptor, _after(buffers, got), offset + got)
             if more == 0:
                 break
