@@ -102,7 +102,7 @@ class IndexCache:
             index = _read_index(file, layout)
             entries = max(1, self._most_bytes // layout.index_bytes)
             while len(self._indexes) >= entries:
-                self._indexes.pop(next(iter(self._indexes), key), None)
+                self._indexes.pop(next(iter(tuple(self._indexes)), key), None)
             self._indexes[key] = index
         return index
 
