@@ -88,7 +88,9 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or not str(url):
         raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
-    return Path(os.path.abspath(Path(url).expanduser()))
+    path = Path(os.path.abspath(Path(url).expanduser()))
+    # A rename would replace a link, and not the folder that it stands for.
+    return path.resolve() if path.is_symlink() else path
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
@@ -132,9 +134,9 @@ def encode_metadata(facts: Facts) -> bytes:
     if layout.codec != "raw":
         shuffle: Any = "shuffle" if itemsize > 1 else "noshuffle"
         compressors.insert(0, BloscCodec(cname=layout.codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255)))
-    own = {
+    own: dict[str, Any] = {
         "format": FORMAT,
-        "dtype": np.lib.format.dtype_to_descr(layout.dtype),
+        "dtype": None,
         "codec": layout.codec,
         "window": facts.window,
         "segments": facts.segments,
@@ -143,8 +145,10 @@ def encode_metadata(facts: Facts) -> bytes:
     files: dict[str, Any] = {}
     try:
         # Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once.
+        # And numpy warns of metadata of a dtype (h5py's, of enums and text), which are no part of its values.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            own["dtype"] = np.lib.format.dtype_to_descr(layout.dtype)
             zarr.create_array(
                 MemoryStore(files),
                 shape=layout.shape,
@@ -162,7 +166,10 @@ def encode_metadata(facts: Facts) -> bytes:
             f"Zarr cannot hold rows of dtype {layout.dtype} and shape {layout.row_shape} ({error}). Choose another dtype."
         ) from error
     document = json.loads(files[_METADATA].to_bytes())
-    document["attributes"]["swath"]["crc32c"] = _checksum(document)
+    own = document["attributes"]["swath"]
+    if np.lib.format.descr_to_dtype(_tuples(own["dtype"])) != layout.dtype:
+        raise LayoutError(f"The dtype {layout.dtype} has no description that numpy reads back. Choose another dtype.")
+    own["crc32c"] = _checksum(document)
     return json.dumps(document, indent=2).encode()
 
 
@@ -241,13 +248,13 @@ def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iter
         # From here a kill leaves the old or the new: the shards are on the disk before their metadata get the
         # name that makes an array of them, and the folder gets its name last.
         (part / _PENDING).rename(part / _METADATA)
-        (part / _LOCK).unlink()
         folder.sync()
         check_vacant(path, overwrite=overwrite)
         if path.exists():
             path.rename(retired)
         part.rename(path)
         sync_folder(path.parent)
+        (path / _LOCK).unlink()  # not before the rename, which it keeps others away from
         shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -273,10 +280,16 @@ def check_vacant(path: Path, *, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _locked(lock: Path, path: Path) -> Iterator[None]:
     """Hold the lock of a store that is being built. The kernel frees it when its holder dies."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    finished = StoreBusyError(f"Another process finished {path} at this moment. Open it, or run the call again.")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except FileNotFoundError:
+        raise finished from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(descriptor)):
+                raise finished  # the file that is locked went along with the store
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
             raise StoreBusyError(
@@ -311,7 +324,8 @@ def _tuples(descr: Any) -> Any:
     """A dtype's description as numpy wants it, from JSON, which knows no tuples."""
     if isinstance(descr, str):
         return descr
-    return [(field[0], _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for field in descr]
+    names = (tuple(field[0]) if isinstance(field[0], list) else field[0] for field in descr)  # with a title, or without
+    return [(name, _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for name, field in zip(names, descr)]
 
 
 def _zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
