@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from swath.errors import OptionError
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGTP")}
 _UNITS |= {f"{p}IB": 1024 ** (i + 1) for i, p in enumerate("KMGTP")}
+_UNITS |= {unit[:-1]: size for unit, size in _UNITS.items() if len(unit) > 1}
 
 # A share is left for what nobody counts: the interpreter's own arenas, other threads, the kernel's pages.
 _SHARE_OF_ROOM = 0.9
@@ -32,21 +35,26 @@ def parse_bytes(size: int | str, name: str = "memory_limit") -> int:
     >>> parse_bytes("8GiB"), parse_bytes("50MB"), parse_bytes("1.5 kB"), parse_bytes(64)
     (8589934592, 50000000, 1500, 64)
     """
-    if isinstance(size, int) and not isinstance(size, bool):
-        n_bytes = size
-    else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", str(size))
-        unit = match and _UNITS.get(match[2].upper())
-        if not match or unit is None or not isinstance(size, str):
-            raise OptionError(
-                f"{name} is {size!r}, which is no size. Give bytes as an int, or text such as '8GiB' or '50MB'."
-            )
-        n_bytes = int(float(match[1]) * unit)
+    n_bytes = _bytes_of_text(size) if isinstance(size, str) else _bytes_of_number(size)
+    if n_bytes is None:
+        raise OptionError(
+            f"{name} is {size!r}, which is no size. Give bytes as an int, or text such as '8GiB' or '50MB'."
+        )
     if n_bytes < 1:
         raise OptionError(
             f"{name} is {size!r}, but a size is at least 1 byte. Give bytes as an int, or text such as '8GiB'."
         )
     return n_bytes
+
+
+def _bytes_of_number(size: object) -> int | None:
+    return int(size) if isinstance(size, (int, np.integer)) and not isinstance(size, bool) else None
+
+
+def _bytes_of_text(text: str) -> int | None:
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", text, re.ASCII)
+    unit = match and _UNITS.get(match[2].upper())
+    return int(float(match[1]) * unit) if match and unit else None
 
 
 def format_bytes(n_bytes: int | float) -> str:
