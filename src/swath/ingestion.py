@@ -58,10 +58,16 @@ def ingest(
     limit = resolve_limit(memory_limit)
     if not isinstance(window, (int, np.integer)) or isinstance(window, bool) or window < 1:
         raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
-    rows = open_source(source, dtype=dtype, row_shape=row_shape)
-    if dtype is not None and np.result_type(np.dtype(dtype)) != rows.dtype:
+    try:
+        stored = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"dtype is {dtype!r}, which numpy does not know ({error}). Give one such as 'float32'."
+        ) from None
+    rows = open_source(source, dtype=stored, row_shape=row_shape)
+    if stored is not None and np.result_type(stored.base) != rows.dtype:
         raise SourceError(
-            f"The source has dtype {rows.dtype}, not {np.dtype(dtype)}. Leave dtype out, or convert the source first."
+            f"The source has dtype {rows.dtype}, not {stored}. Leave dtype out, or convert the source first."
         )
     layout = choose_layout(
         rows.shape,

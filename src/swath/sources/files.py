@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -97,11 +98,12 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
     try:
         with path.open("rb") as file:
             magic = file.read(8)
+            is_hdf5 = _is_hdf5(file)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFoundError(f"There is no file {path}. Check the path.") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
-    if magic == _HDF5:
+    if is_hdf5:
         from swath.sources import hdf5
 
         return hdf5.open_file(path, dataset)
@@ -114,6 +116,17 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
             f"{path} is neither .npy nor HDF5 (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
         )
     return _open_raw(path, np.dtype(dtype), row_shape)
+
+
+def _is_hdf5(file: BinaryIO) -> bool:
+    """Whether HDF5's signature stands at byte 0, or after a user block (MATLAB writes one): at 512, 1024, 2048, ..."""
+    size, offset = os.fstat(file.fileno()).st_size, 0
+    while offset + len(_HDF5) <= size:
+        file.seek(offset)
+        if file.read(len(_HDF5)) == _HDF5:
+            return True
+        offset = 2 * offset or 512
+    return False
 
 
 def _open_npy(path: Path) -> Source:
@@ -148,7 +161,13 @@ def _open_npy(path: Path) -> Source:
 
 
 def _open_raw(path: Path, stored: np.dtype[Any], row_shape: Sequence[int] | None) -> Source:
-    row = tuple(int(n) for n in row_shape or ())
+    try:
+        row = (*map(operator.index, () if row_shape is None else row_shape), *stored.shape)
+    except TypeError:
+        raise OptionError(
+            f"row_shape is {row_shape!r}. Give the shape of one row, such as (), (5,) or (3, 4)."
+        ) from None
+    stored = stored.base
     row_bytes = stored.itemsize * math.prod(row)
     if row_bytes < 1 or min(row, default=1) < 1:
         raise OptionError(

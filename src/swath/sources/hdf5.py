@@ -99,7 +99,8 @@ def open_dataset(dataset: Any) -> Source:
     where = f"{path}::{dataset.name}"
     if dataset.shape is None:
         raise SourceError(f"{where} is empty (a null dataspace). Give a dataset with rows.")
-    dtype = check_rows(dataset.shape, dataset.dtype, where)
+    shape = (*dataset.shape, *dataset.dtype.shape)  # of a dataset of arrays, h5py reads the axes of both
+    dtype = check_rows(shape, dataset.dtype.base, where)
     if dataset.is_virtual or dataset.external:
         raise SourceError(
             f"{where} keeps its values in other files, where a missing one would read as fill values. "
@@ -110,15 +111,15 @@ def open_dataset(dataset: Any) -> Source:
         dataset.file.flush()
     # A file in memory, or in parts, has no version to tell by: an ingest from it never carries on.
     version = file_facts(path) if plain_file else {"path": str(path), "opened": uuid.uuid4().hex}
-    facts = {**version, "dataset": dataset.name, "shape": list(dataset.shape), "dtype": dtype.str}
+    facts = {**version, "dataset": dataset.name, "shape": list(shape), "dtype": dtype.str}
     offset = dataset.id.get_offset()
     if offset is not None and plain_file and _is_plain(dataset):
-        return FlatSource(path, "hdf5", offset, dataset.shape, dataset.dtype, dtype, facts)
+        return FlatSource(path, "hdf5", offset, shape, dataset.dtype, dtype, facts)
     chunks = dataset.chunks or (1, *dataset.shape[1:])
     # One row of chunks, across all other axes.
     across = math.prod(-(-n // c) * c for n, c in zip(dataset.shape[1:], chunks[1:]))
     cache = min(chunks[0] * across * dataset.dtype.itemsize, _MOST_CACHE_BYTES)
-    return ChunkedSource(_with_cache(dataset, cache), dataset.shape, dtype, chunks[0], cache, facts)
+    return ChunkedSource(_with_cache(dataset, cache), shape, dtype, chunks[0], cache, facts)
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:
@@ -130,6 +131,8 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
 
 def _with_cache(dataset: h5py.Dataset, n_bytes: int) -> h5py.Dataset:
     """The dataset with a chunk cache that holds a whole row of chunks, so that none is decoded twice."""
+    if dataset.name is None:  # it can be reached through this handle alone
+        return dataset
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_chunk_cache(10_007, max(n_bytes, 2**20), 1.0)
     return h5py.Dataset(h5py.h5d.open(dataset.file.id, dataset.name.encode(), access))
