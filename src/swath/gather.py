@@ -28,7 +28,7 @@ from swath.memory import Room
 from swath.plan import Plan, plan_gather
 from swath.shard import Piece, Scratch, ShardReader
 from swath.store import Store, shard_key
-from swath.windows import IntArray, check_starts, check_window
+from swath.windows import IntArray, as_array, check_starts, check_window
 
 Columns = IntArray | slice | None
 
@@ -127,12 +127,7 @@ def check_columns(columns: Any, layout: Layout) -> Columns:
                 f"columns is {columns!r}, which is no slice of {n_columns} columns. Give a slice of whole numbers."
             ) from None
         return columns
-    try:
-        given = np.asarray(columns)
-    except ValueError:
-        given = np.empty(0, object)
-    if given.ndim == 1 and given.size == 0 and not isinstance(columns, np.ndarray):
-        given = given.astype(np.int64)
+    given = as_array(columns)
     if given.ndim != 1 or given.dtype.kind not in "iu" or ((given < 0) | (given >= n_columns)).any():
         raise ColumnsError(f"columns is {columns!r}. Give a slice, or a list of whole numbers in [0, {n_columns - 1}].")
     return given.astype(np.int64)

@@ -57,12 +57,7 @@ def check_starts(starts: ArrayLike, window: int, n_rows: int) -> IntArray:
     >>> check_starts([5, 0], window=16, n_rows=100)
     array([5, 0])
     """
-    try:
-        given = np.asarray(starts)
-    except ValueError:  # a ragged list
-        given = np.empty(0, object)
-    if given.ndim == 1 and given.size == 0 and not isinstance(starts, np.ndarray):
-        given = given.astype(np.int64)  # an empty list has no dtype of its own
+    given = as_array(starts)
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise StartsError(
             f"starts has dtype {given.dtype} and shape {given.shape}. "
@@ -77,6 +72,16 @@ def check_starts(starts: ArrayLike, window: int, n_rows: int) -> IntArray:
             f"{first}{', ...' if bad.size > 5 else ''}. Starts never wrap or clip; give each in [0, {last}]."
         )
     return given.astype(np.int64)
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Positions that a caller gave, as an array; whether it is one-dimensional and of integers is still to be seen."""
+    try:
+        given = np.asarray(values)
+    except ValueError:  # a ragged list
+        return np.empty((), object)
+    # An empty list has no dtype of its own.
+    return given.astype(np.int64) if given.shape == (0,) and not isinstance(values, np.ndarray) else given
 
 
 @dataclass(frozen=True, slots=True, eq=False)

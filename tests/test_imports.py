@@ -1,0 +1,1 @@
+"""Being written; see git log for who."""
