@@ -236,6 +236,8 @@ def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iter
                 shutil.rmtree(retired)
             else:
                 retired.rename(path)
+        if _holds(part / _METADATA, pending):  # a kill fell between the last shard and the commit
+            (part / _METADATA).rename(part / _PENDING)
         if not resume or not _holds(part / _PENDING, pending):
             for entry in part.iterdir():
                 if entry.name != _LOCK:
@@ -295,8 +297,11 @@ def _locked(lock: Path, path: Path) -> Iterator[None]:
             raise StoreBusyError(
                 f"Process {holder} is ingesting into {path}. Wait until it has finished, or stop it."
             ) from None
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(
+            OSError
+        ):  # on a full disk the lock holds without a name, and what is written next will say
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)

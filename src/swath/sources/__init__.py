@@ -52,7 +52,7 @@ class Source(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What this source is, as JSON values. The same again means the same bytes."""
+        """What this source is now, as JSON values. The same again means the same bytes."""
         ...
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
@@ -124,6 +124,11 @@ def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.d
         )
     # What numpy gives for np.stack of it, which is what a gather must equal.
     return np.result_type(dtype)
+
+
+def facts_now(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a file, with what `file_facts` says of it by now."""
+    return {**facts, **file_facts(Path(facts["path"]))}
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SourceNotFoundError
-from swath.sources import Source, check_rows, file_facts
+from swath.sources import Source, check_rows, facts_now, file_facts
 
 _NPY = b"\x93NUMPY"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -50,7 +50,7 @@ class FlatSource:
         """The file's name, size and time, and what of it is read."""
         return {
             "kind": self.kind,
-            **self.facts,
+            **facts_now(self.facts),
             "offset": self.offset,
             "dtype": self.stored.str,
             "shape": list(self.shape),
@@ -106,7 +106,7 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
     if is_hdf5:
         from swath.sources import hdf5
 
-        return hdf5.open_file(path, dataset)
+        return hdf5.open_file(path, dataset if separator else "")
     if separator:
         raise SourceError(f"{path} is no HDF5 file, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
     if magic[:6] == _NPY:

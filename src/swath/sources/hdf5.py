@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import SourceError, SourceNotFoundError
-from swath.sources import Source, check_rows, file_facts
+from swath.sources import Source, check_rows, facts_now, file_facts
 from swath.sources.files import FlatSource
 
 # A row of chunks larger than this is decoded again for each shard that needs a part of it.
@@ -40,7 +40,7 @@ class ChunkedSource:
 
     def describe(self) -> dict[str, Any]:
         """The file's name, size and time, and the dataset's name."""
-        return {"kind": "hdf5", **self.facts}
+        return {"kind": "hdf5", **(facts_now(self.facts) if "mtime_ns" in self.facts else self.facts)}
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Read by h5py, into ``out`` itself where the dtypes agree."""
