@@ -39,9 +39,6 @@ def status(field):
 source, url, file_bytes, options = json.loads(sys.argv[1])
 if file_bytes:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-if source.startswith("memmap "):
-    import numpy
-    source = dask.array.from_array(numpy.load(source[7:], mmap_mode="r"), chunks=(2048, 100))
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 before = status("VmRSS")
 print("ready", flush=True)
@@ -132,7 +129,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path: Path, source:
             _assert_nothing_opens(url)
             now = _shards(_part(url))
             assert written.items() <= now.items(), "a shard was written again"
-            hits += 0 < len(now)
+            hits += len(now) > 0
             written = now
         else:
             assert _run(source, url, codec=codec, **_OPTIONS)[0] == 0
@@ -143,9 +140,19 @@ def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path: Path, source:
     assert hits
 
 
-def test_ctrl_c_ends_it_and_the_next_run_carries_on(
-    tmp_path: Path, source: Path, rows: NDArray[Any]
+def test_killed_between_the_last_shard_and_the_commit_it_has_nothing_left_to_write(
+    tmp_path: Path, source: Path
 ) -> None:
+    url = tmp_path / "a"
+    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    written = _shards(url)
+    url.rename(_part(url))
+    _assert_nothing_opens(url)
+    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    assert _shards(url) == written
+
+
+def test_ctrl_c_ends_it_and_the_next_run_carries_on(tmp_path: Path, source: Path, rows: NDArray[Any]) -> None:
     url = tmp_path / "a"
     stderr = _stop(_start(source, url, **_OPTIONS), url, 5, signal.SIGINT)
     assert "KeyboardInterrupt" in stderr
@@ -165,7 +172,7 @@ def _fail_where_told(block: NDArray[Any], flag: Path, block_info: Any = None) ->
 
 
 def _interrupted(tmp_path: Path, url: Path, **options: Any) -> tuple[da.Array, NDArray[np.int64], dict[str, Any]]:
-    """A dask array whose ingest into ``url`` has failed after five of ten shards; now it would succeed."""
+    """A dask array whose ingest into ``url`` has failed at the sixth of ten shards; now it would succeed."""
     rows = np.arange(10_000).reshape(1000, 10)
     flag = tmp_path / "flag"
     flag.touch()
@@ -175,7 +182,8 @@ def _interrupted(tmp_path: Path, url: Path, **options: Any) -> tuple[da.Array, N
     _assert_nothing_opens(url)
     flag.unlink()
     written = _shards(_part(url))
-    assert len(written) == 5
+    assert "c.5.0" not in written
+    assert len(written) >= 5
     return lazy, rows, written
 
 
@@ -262,8 +270,8 @@ def test_a_disk_that_is_known_to_be_too_small_is_refused_before_writing(
     small_disk: Path, source: Path, rows: NDArray[Any]
 ) -> None:
     url = small_disk / "a"
-    with pytest.raises(DiskFullError, match=r"disk has 6.00 MiB free, but the store needs 4.58 MiB \(\d+ bytes\) more"):
-        (small_disk / "other").write_bytes(bytes(3 * 2**20))
+    (small_disk / "other").write_bytes(bytes(3 * 2**20))
+    with pytest.raises(DiskFullError, match=r"disk has 2.99 MiB free, but the store needs 4.61 MiB \(\d+ bytes\) more"):
         swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
     _assert_nothing_opens(url)
     assert _shards(_part(url)) == {}
@@ -290,10 +298,8 @@ def test_a_disk_that_fills_up_can_be_enlarged_and_the_ingest_carried_on(tmp_path
 
 
 def test_a_disk_without_a_byte_left_is_a_full_disk_too(small_disk: Path) -> None:
-    with (small_disk / "other").open("wb") as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(2**16))
-            file.flush()
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "other").write_bytes(bytes(7 * 2**20))
     with pytest.raises(DiskFullError, match="no room"):
         swath.ingest(np.zeros((10, 10)), small_disk / "a", codec="zstd")
     _assert_nothing_opens(small_disk / "a")
