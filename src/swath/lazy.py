@@ -186,7 +186,8 @@ def _compute_blocks(lazy: da.Array, out: Any, limit: Room, scheduler: str | None
     indexes = np.ndindex(*lazy.numblocks)
     edges = [list(itertools.accumulate(sizes, initial=0)) for sizes in lazy.chunks]
     while some := list(itertools.islice(indexes, at_once)):
-        for index, block in zip(some, compute_together(*(lazy.blocks[i] for i in some), scheduler=scheduler)):
+        blocks = [lazy.blocks[index] if index else lazy for index in some]
+        for index, block in zip(some, compute_together(*blocks, scheduler=scheduler)):
             place = tuple(slice(edge[i], edge[i + 1]) for edge, i in zip(edges, index))
             result[place or ...] = block
     return result

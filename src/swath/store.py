@@ -297,9 +297,8 @@ def _locked(lock: Path, path: Path) -> Iterator[None]:
             raise StoreBusyError(
                 f"Process {holder} is ingesting into {path}. Wait until it has finished, or stop it."
             ) from None
-        with contextlib.suppress(
-            OSError
-        ):  # on a full disk the lock holds without a name, and what is written next will say
+        # On a full disk the lock holds without the name of its holder, and the next write says what is wrong.
+        with contextlib.suppress(OSError):
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

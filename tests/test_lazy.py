@@ -1,0 +1,187 @@
+import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import h5py
+import numpy as np
+import pytest
+import zarr
+from dask.local import get_sync
+from numpy.typing import NDArray
+from oracle import assert_same, expected
+
+import swath
+from swath.errors import MemoryLimitError, OptionError, OutError, StartsError, SwathError
+
+ROWS = np.random.default_rng(0).normal(size=(2000, 30))
+STARTS = np.random.default_rng(1).integers(0, 2000 - 16, 500)
+WANTED = expected(ROWS, STARTS, 16)
+
+
+@pytest.fixture(scope="module")
+def a(tmp_path_factory: pytest.TempPathFactory) -> swath.RowArray:
+    return swath.ingest(ROWS, tmp_path_factory.mktemp("lazy") / "a.zarr", shard_rows=256)
+
+
+@pytest.mark.parametrize("block", [1, 7, 500, 10_000, None])
+def test_windows_are_a_dask_array_of_few_tasks(a: swath.RowArray, block: int | None) -> None:
+    lazy = a.windows(STARTS, block=block)
+    assert (lazy.shape, lazy.dtype) == (WANTED.shape, WANTED.dtype)
+    assert len(lazy.dask) == math.ceil(500 / (block or 500))
+    assert_same(lazy.compute(scheduler="threads"), WANTED)
+
+
+def test_the_reference_batch_makes_under_500_tasks(a: swath.RowArray) -> None:
+    # 10_000 windows of 256 KB, in blocks of at most 128 MiB.
+    lazy = a.windows(np.zeros(10_000, int), window=1000)
+    assert len(lazy.dask) < 500
+
+
+def test_names_are_those_of_the_content(a: swath.RowArray) -> None:
+    name = a.windows(STARTS).name
+    assert name == swath.open(a.url).windows(STARTS.tolist()).name
+    others = [
+        a.windows(STARTS[:-1]),
+        a.windows(STARTS, window=15),
+        a.windows(STARTS, columns=[1]),
+        a.windows(STARTS, block=9),
+    ]
+    assert len({name, *(lazy.name for lazy in others)}) == 5
+
+
+def test_what_dask_does_with_arrays_works(a: swath.RowArray) -> None:
+    lazy = a.windows(STARTS, block=100)
+    np.testing.assert_allclose(lazy.mean(axis=(0, 1)).compute(), WANTED.mean(axis=(0, 1)))
+    assert_same(lazy[30:330:7, 2:5, ::-1].compute(), WANTED[30:330:7, 2:5, ::-1])
+    assert_same(lazy.rechunk((60, 4, 30)).compute(), WANTED)
+    assert_same((da.map_blocks(np.negative, lazy) + 1).compute(), 1 - WANTED)
+    assert_same(lazy.persist().compute(), WANTED)
+
+
+def test_no_windows(a: swath.RowArray) -> None:
+    lazy = a.windows([])
+    assert lazy.shape == (0, 16, 30)
+    assert_same(swath.compute(lazy), WANTED[:0])
+    assert_same(lazy.compute(), WANTED[:0])
+
+
+@pytest.mark.parametrize(
+    ("out", "scheduler"),
+    [
+        *(
+            (out, scheduler)
+            for out in ("none", "array", "part", "memmap", "zarr", "hdf5")
+            for scheduler in (None, "synchronous")
+        ),
+        ("none", "processes"),
+        ("memmap", "processes"),
+    ],
+)
+def test_compute_lands_anywhere(a: swath.RowArray, tmp_path: Path, out: str, scheduler: str | None) -> None:
+    target: Any = {
+        "none": lambda: None,
+        "array": lambda: np.empty_like(WANTED),
+        "part": lambda: np.empty((*WANTED.shape, 2))[..., 0],
+        "memmap": lambda: np.memmap(tmp_path / "out", "f8", "w+", shape=WANTED.shape),
+        "zarr": lambda: zarr.create_array(tmp_path / "out.zarr", shape=WANTED.shape, chunks=(64, 16, 30), dtype="f8"),
+        "hdf5": lambda: h5py.File(tmp_path / "out.h5", "w").create_dataset("x", WANTED.shape, "f8"),
+    }[out]()
+    result = swath.compute(a.windows(STARTS, block=64), out=target, scheduler=scheduler)
+    assert target is None or result is target
+    assert_same(np.asarray(result[...]), WANTED)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_compute_of_what_dask_made_of_windows(a: swath.RowArray, scheduler: str) -> None:
+    lazy = a.windows(STARTS, block=64)
+    np.testing.assert_allclose(swath.compute(lazy.mean(axis=1), scheduler=scheduler), WANTED.mean(axis=1))
+    assert_same(swath.compute(lazy[5:450], scheduler=scheduler), WANTED[5:450])
+    assert_same(swath.compute(da.concatenate([lazy, lazy]), scheduler=scheduler), np.concatenate([WANTED, WANTED]))
+    assert swath.compute(lazy.sum(), scheduler=scheduler) == pytest.approx(WANTED.sum())
+    assert_same(swath.compute(da.ones((3, 4), chunks=2)), np.ones((3, 4)))
+
+
+def test_the_configured_scheduler_is_used(a: swath.RowArray) -> None:
+    called: list[Any] = []
+
+    def scheduler(graph: Any, keys: Any, **options: Any) -> Any:
+        called.append(keys)
+        return get_sync(graph, keys, **options)
+
+    with dask.config.set(scheduler=scheduler):
+        assert_same(swath.compute(a.windows(STARTS, block=64)), WANTED)
+    assert called
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        pytest.param(
+            {"out": np.empty((1, 2))}, OutError, r"shape \(1, 2\).*Give an array of shape \(500, 16, 30\)", id="shape"
+        ),
+        pytest.param({"out": np.empty(WANTED.shape, "f4")}, OutError, "dtype float32", id="dtype"),
+        pytest.param({"out": 5}, OutError, "out is a int", id="no-array"),
+        pytest.param({"out": np.broadcast_to(1.0, WANTED.shape)}, OutError, "read-only", id="read-only"),
+        pytest.param(
+            {"memory_limit": "1MB"}, MemoryLimitError, r"result 1.83 MiB.*limit is 976.56 KiB.*out=", id="memory"
+        ),
+        pytest.param({"memory_limit": "nothing"}, OptionError, "memory_limit is 'nothing'", id="no-size"),
+    ],
+)
+def test_a_bad_compute_is_refused(
+    a: swath.RowArray, options: dict[str, Any], error: type[SwathError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        swath.compute(a.windows(STARTS), **options)
+    with pytest.raises(error, match=message):
+        swath.compute(a.windows(STARTS) + 0, **options)
+
+
+def test_what_is_no_dask_array_of_known_shape_is_refused(a: swath.RowArray) -> None:
+    with pytest.raises(OptionError, match="ndarray is no dask array"):
+        swath.compute(ROWS)  # type: ignore[arg-type]
+    unknown = a.windows(STARTS)
+    with pytest.raises(OptionError, match="compute_chunk_sizes"):
+        swath.compute(unknown[unknown[:, 0, 0] > 0])
+
+
+def test_bad_windows_are_refused_at_once(a: swath.RowArray) -> None:
+    with pytest.raises(StartsError):
+        a.windows([0.5])
+    for block in (0, -1, 2.0, True):
+        with pytest.raises(OptionError, match="block is "):
+            a.windows(STARTS, block=block)  # type: ignore[arg-type]
+
+
+def test_nothing_is_read_before_the_refusal(a: swath.RowArray, tmp_path: Path) -> None:
+    copy = swath.ingest(ROWS, tmp_path / "a.zarr")
+    for shard in tmp_path.glob("a.zarr/c.*"):
+        shard.unlink()
+    with pytest.raises(MemoryLimitError):
+        swath.compute(copy.windows(STARTS), memory_limit="1MB")
+
+
+def test_a_row_array_travels_light_and_works_elsewhere(a: swath.RowArray, tmp_path: Path) -> None:
+    a.gather([5])  # an index is cached, and does not travel
+    pickled = pickle.dumps(a)
+    assert len(pickled) < 2000
+    (tmp_path / "a.pickle").write_bytes(pickled)
+    program = "import pickle, sys; a = pickle.load(open(sys.argv[1], 'rb')); print(a.gather([5]).sum())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.pickle"], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == WANTED[:0].sum() + ROWS[5:21].sum()
+
+
+def test_a_forked_child_gathers(a: swath.RowArray) -> None:
+    import multiprocessing
+
+    a.gather(STARTS)  # threads have run in the parent
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        batch: NDArray[Any] = pool.apply_async(a.gather, (STARTS.tolist(),)).get(timeout=60)
+    assert_same(batch, WANTED)
