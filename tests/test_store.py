@@ -1,1 +1,381 @@
-"""Being written; see git log for who."""
+"""What is on disk: damage is an error that names the place, and a store is the old one or the new one, never a mixture."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+from oracle import assert_same
+
+import swath
+from swath.errors import (
+    DamagedStoreError,
+    FormatError,
+    IncompleteStoreError,
+    LayoutError,
+    OptionError,
+    StoreBusyError,
+    StoreError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
+from swath.storage import LocalFolder
+
+CODECS = ["raw", "lz4", "zstd"]
+ROWS = np.random.default_rng(0).integers(0, 99, (95, 6))
+
+
+@pytest.fixture(params=CODECS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Chunks of 4 rows, shards of 40: the last of each is not full."""
+    swath.ingest(ROWS, tmp_path / "a", window=8, chunk_rows=4, shard_rows=40, codec=request.param)
+    return tmp_path / "a"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
+def _all(url: Path) -> NDArray[Any]:
+    return swath.open(url).gather([0], window=len(ROWS)).reshape(ROWS.shape)
+
+
+def _flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+INDEX_BYTES = 10 * 16 + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "stop"),
+    [
+        pytest.param("zarr.json", 0, None, id="metadata"),
+        pytest.param("c.0.0", 0, INDEX_BYTES, id="index"),
+        pytest.param("c.0.0", INDEX_BYTES, None, id="data"),
+        pytest.param("c.2.0", 0, None, id="last-shard"),
+    ],
+)
+def test_a_flipped_bit_is_never_believed(
+    url: Path, name: str, first: int, stop: int | None, trials: int, rng: np.random.Generator
+) -> None:
+    sound = (url / name).read_bytes()
+    bits = rng.integers(8 * first, 8 * (stop or len(sound)), 100 * trials).tolist()
+    errors = 0
+    for bit in bits:
+        _flip(url / name, bit)
+        try:
+            assert_same(_all(url), ROWS)
+        except (DamagedStoreError, FormatError) as error:
+            assert str(url / name) in str(error)  # noqa: PT017
+            errors += 1
+        (url / name).write_bytes(sound)
+    # What changes nothing is white space in the metadata, or the empty places in the index of the last shard.
+    assert errors > 0.6 * len(bits)
+
+
+def test_a_flipped_bit_anywhere_in_a_chunk_is_an_error(url: Path, rng: np.random.Generator) -> None:
+    shard = url / "c.1.0"
+    for byte in rng.integers(INDEX_BYTES, shard.stat().st_size, 50).tolist():
+        _flip(shard, 8 * byte)
+        with pytest.raises(DamagedStoreError, match=r"c\.1\.0: chunk 1\d \(rows \d+ to \d+\) has a wrong checksum"):
+            _all(url)
+        _flip(shard, 8 * byte)
+    assert_same(_all(url), ROWS)
+
+
+def _unlink(shard: Path) -> None:
+    shard.unlink()
+
+
+def _empty(shard: Path) -> None:
+    os.truncate(shard, 0)
+
+
+def _cut(shard: Path) -> None:
+    os.truncate(shard, shard.stat().st_size - 5)
+
+
+def _zero(shard: Path) -> None:
+    shard.write_bytes(bytes(shard.stat().st_size))
+
+
+def _zero_data(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:INDEX_BYTES].ljust(shard.stat().st_size, b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(_unlink, r"c\.1\.0 \(rows 40 to 79\) is missing", id="missing"),
+        pytest.param(_empty, r"c\.1\.0 ends at byte 0, inside its index", id="empty"),
+        pytest.param(_cut, r"c\.1\.0: chunk 19 \(rows 76 to 79\) ends early", id="cut"),
+        pytest.param(_zero, r"c\.1\.0 has a wrong checksum in its index", id="zeros"),
+        pytest.param(_zero_data, r"c\.1\.0: chunk 10 \(rows 40 to 43\) has a wrong checksum", id="zeros-after-index"),
+    ],
+)
+def test_a_damaged_shard_is_named(url: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(url / "c.1.0")
+    with pytest.raises(DamagedStoreError, match=message + r".*Restore the file, or ingest the source again"):
+        _all(url)
+    a = swath.open(url)
+    assert_same(a.gather([0, 32, 80], window=8), np.stack([ROWS[s : s + 8] for s in (0, 32, 80)]))  # others are sound
+
+
+def test_a_shard_written_by_zarr_python_is_not_mistaken(url: Path) -> None:
+    array = zarr.open_array(url)
+    array[44:48] = 5  # zarr-python writes the whole shard anew, its chunks in an order of its own
+    try:
+        assert_same(_all(url), np.concatenate([ROWS[:44], np.full((4, 6), 5), ROWS[48:]]))
+    except DamagedStoreError as error:
+        assert "written by another program" in str(error)  # noqa: PT017
+
+
+def test_a_chunk_that_zarr_python_left_out_is_missing(url: Path) -> None:
+    array = zarr.open_array(url)
+    array[44:48] = 0  # its fill value, which zarr-python does not write
+    with pytest.raises(DamagedStoreError, match=r"chunk 11 \(rows 44 to 47\) (is missing|does not lie)"):
+        _all(url)
+
+
+def test_a_shard_in_the_place_of_another_of_the_same_size_goes_unnoticed(tmp_path: Path) -> None:
+    # A known limit of the format, which is plain Zarr: no checksum covers a shard's number.
+    rows = np.arange(80).reshape(80, 1)
+    swath.ingest(rows, tmp_path / "a", chunk_rows=4, shard_rows=40)
+    (tmp_path / "a" / "c.0.0").rename(tmp_path / "other")
+    (tmp_path / "a" / "c.1.0").rename(tmp_path / "a" / "c.0.0")
+    (tmp_path / "other").rename(tmp_path / "a" / "c.1.0")
+    assert swath.open(tmp_path / "a").gather([0], window=80)[0, 0, 0] == 40
+
+
+def test_a_store_that_zarr_resized_is_refused(url: Path) -> None:
+    zarr.open_array(url).resize((200, 6))
+    with pytest.raises(FormatError, match=r"zarr\.json is not as swath wrote it: its checksum is wrong"):
+        swath.open(url)
+
+
+def test_a_users_own_attributes_are_no_damage(url: Path) -> None:
+    zarr.open_array(url).attrs["note"] = "of the second day"
+    assert_same(_all(url), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"", "is no metadata of a swath store", id="empty"),
+        pytest.param(b"\xff\xfe", "is no metadata of a swath store", id="binary"),
+        pytest.param(b"[1]", "is no metadata of a swath store", id="list"),
+        pytest.param(b'{"zarr_format": 3, "node_type": "group"}', "Ingest the array with swath.ingest", id="group"),
+        pytest.param(b'{"attributes": {"swath": {"format": 2}}}', "has format 2, .* reads 1. Upgrade", id="later"),
+        pytest.param(b'{"attributes": {"swath": "x"}}', "is no metadata of a swath store", id="text"),
+        pytest.param(b"[" * 10**5, "is no metadata of a swath store", id="deep"),
+    ],
+)
+def test_what_is_no_store_of_this_version_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "zarr.json").write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        swath.open(tmp_path)
+
+
+def test_an_array_that_zarr_python_wrote_is_not_yet_opened(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a", shape=(10, 2), dtype="f8")
+    with pytest.raises(FormatError, match=r"Ingest the array with swath\.ingest"):
+        swath.open(tmp_path / "a")
+
+
+def test_there_is_no_store_where_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("nothing", "file", "folder", "file/x"):
+        with pytest.raises(StoreNotFoundError, match=rf"There is no store at {tmp_path}/{name}"):
+            swath.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a", "", 5, None], ids=repr)
+def test_a_place_is_a_local_path(url: Any) -> None:
+    with pytest.raises(OptionError, match="no local path"):
+        swath.open(url)
+    with pytest.raises(OptionError, match="no local path"):
+        swath.ingest(ROWS, url)
+
+
+# Overwriting
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_array_is_overwritten_only_when_told(url: Path) -> None:
+    with pytest.raises(StoreExistsError, match=rf"array at {url} already.*overwrite=True"):
+        swath.ingest(-ROWS, url)
+    assert_same(_all(url), ROWS)
+    swath.ingest(-ROWS, url, overwrite=True)
+    assert_same(_all(url), -ROWS)
+    assert _names(url.parent) == ["a"]
+
+
+def test_a_zarr_array_of_another_program_may_be_overwritten(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a", shape=(10, 2), dtype="f8", zarr_format=2)
+    swath.ingest(ROWS, tmp_path / "a", overwrite=True)
+    assert_same(_all(tmp_path / "a"), ROWS)
+
+
+def test_what_is_no_array_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    for name in ("file", "folder"):
+        with pytest.raises(StoreExistsError, match="is not a Zarr array, so swath will not touch it"):
+            swath.ingest(ROWS, tmp_path / name, overwrite=True)
+    assert _names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_is_a_vacant_place(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    swath.ingest(ROWS, tmp_path / "a")
+    assert_same(_all(tmp_path / "a"), ROWS)
+
+
+def test_a_link_is_followed(url: Path) -> None:
+    link, store = url.parent / "link", url.parent / "a"
+    link.symlink_to(store)
+    for rows in (-ROWS, ROWS + 1):
+        swath.ingest(rows, link, overwrite=True)
+        assert_same(_all(store), rows)
+    assert link.is_symlink()
+    assert _names(url.parent) == ["a", "link"]
+
+
+def _fail(block: NDArray[Any]) -> NDArray[Any]:
+    if block.size > 1:
+        raise OSError("the sensor is gone")
+    return block
+
+
+def test_the_old_stays_when_the_new_fails(url: Path) -> None:
+    failing = da.concatenate([da.zeros((40, 6)), da.ones((55, 6)).map_blocks(_fail, dtype="f8")])
+    with pytest.raises(OSError, match="the sensor is gone"):
+        swath.ingest(failing, url, overwrite=True, shard_rows=40, chunk_rows=4)
+    assert_same(_all(url), ROWS)
+
+
+def test_an_ingest_that_was_not_finished_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="the sensor is gone"):
+        swath.ingest(da.ones((55, 6)).map_blocks(_fail, dtype="f8"), tmp_path / "a")
+    with pytest.raises(IncompleteStoreError, match=r"has not finished. Run the same ingest again"):
+        swath.open(tmp_path / "a")
+
+
+def test_a_kill_between_the_two_renames_leaves_the_old(url: Path) -> None:
+    retired = url.with_name(".a.swath-old")
+    url.rename(retired)
+    assert_same(_all(url), ROWS)
+    with pytest.raises(StoreExistsError, match="overwrite=True"):
+        swath.ingest(-ROWS, url)
+    swath.ingest(-ROWS, url, overwrite=True)
+    assert_same(_all(url), -ROWS)
+    assert _names(url.parent) == ["a"]
+
+
+def test_a_kill_before_the_old_is_removed_leaves_the_new(url: Path) -> None:
+    shutil.copytree(url, url.with_name(".a.swath-old"))
+    swath.ingest(-ROWS, url, overwrite=True)
+    assert_same(_all(url), -ROWS)
+    assert _names(url.parent) == ["a"]
+
+
+# One writer at a time
+
+_HOLDER = """
+import sys, dask.array as da, swath
+def wait(block):
+    if block.size > 1:
+        print("writing", flush=True)
+        sys.stdin.readline()
+    return block
+swath.ingest(da.ones((95, 6)).map_blocks(wait, dtype="f8"), sys.argv[1])
+"""
+
+
+def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
+    url = tmp_path / "a"
+    command = [sys.executable, "-c", _HOLDER, str(url)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert first.stdout.readline() == "writing\n"
+        with pytest.raises(StoreBusyError, match=rf"Process {first.pid} is ingesting into {url}"):
+            swath.ingest(ROWS, url)
+        first.stdin.write("\n")
+        first.stdin.close()
+    assert first.returncode == 0
+    assert_same(_all(url), np.ones((95, 6)))
+
+
+def test_the_lock_holds_until_the_store_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = LocalFolder.sync
+    refused: list[StoreError] = []
+
+    def sync_while_another_begins(folder: LocalFolder) -> None:
+        monkeypatch.setattr(LocalFolder, "sync", sync)
+        with pytest.raises(StoreBusyError) as info:
+            swath.ingest(-ROWS, tmp_path / "a")
+        refused.append(info.value)
+        sync(folder)
+
+    monkeypatch.setattr(LocalFolder, "sync", sync_while_another_begins)
+    swath.ingest(ROWS, tmp_path / "a")
+    assert refused
+    assert_same(_all(tmp_path / "a"), ROWS)
+    assert _names(tmp_path / "a") == ["c.0.0", "zarr.json"]
+
+
+# The format
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param([(("a title", "x"), "i4"), ("y", "f8")], id="titles"),
+        pytest.param(np.dtype("i1", metadata={"unit": "m"}), id="metadata"),
+        pytest.param([("é", "i4"), ("日", "f8")], id="names-in-unicode"),
+        pytest.param(np.dtype([("a", "i1"), ("b", "f8")], align=True), id="aligned"),
+    ],
+)
+def test_a_dtype_comes_back_as_it_was(tmp_path: Path, dtype: Any) -> None:
+    rows = np.zeros((20, 2), dtype)
+    a = swath.ingest(rows, tmp_path / "a")
+    assert a.dtype == rows.dtype
+    assert a.gather([0]).dtype == np.stack([rows]).dtype
+
+
+def test_a_dtype_that_numpy_cannot_describe_is_refused(tmp_path: Path) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    with pytest.raises(LayoutError, match="bfloat16"):
+        swath.ingest(np.zeros((20, 2), bfloat16), tmp_path / "a")
+    with pytest.raises(StoreNotFoundError):
+        swath.open(tmp_path / "a")
+
+
+def test_the_metadata_say_what_the_store_is(url: Path) -> None:
+    own = json.loads((url / "zarr.json").read_bytes())["attributes"]["swath"]
+    assert (own["format"], own["dtype"], own["window"], own["segments"]) == (1, "<i8", 8, [95])
+    assert own["source"]["kind"] == "numpy"
+    a = swath.open(url)
+    assert (a.shape, a.window, a.chunk_rows, a.shard_rows, a.codec) == ((95, 6), 8, 4, 40, own["codec"])
+    assert a.segments.tolist() == [[0, 95]]
+    assert str(url) in repr(a)
