@@ -2,6 +2,7 @@ import math
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,15 @@ def test_no_windows(a: swath.RowArray) -> None:
     ],
 )
 def test_compute_lands_anywhere(a: swath.RowArray, tmp_path: Path, out: str, scheduler: str | None) -> None:
-    target: Any = {
+    makers: dict[str, Callable[[], Any]] = {
         "none": lambda: None,
         "array": lambda: np.empty_like(WANTED),
         "part": lambda: np.empty((*WANTED.shape, 2))[..., 0],
         "memmap": lambda: np.memmap(tmp_path / "out", "f8", "w+", shape=WANTED.shape),
         "zarr": lambda: zarr.create_array(tmp_path / "out.zarr", shape=WANTED.shape, chunks=(64, 16, 30), dtype="f8"),
         "hdf5": lambda: h5py.File(tmp_path / "out.h5", "w").create_dataset("x", WANTED.shape, "f8"),
-    }[out]()
+    }
+    target = makers[out]()
     result = swath.compute(a.windows(STARTS, block=64), out=target, scheduler=scheduler)
     assert target is None or result is target
     assert_same(np.asarray(result[...]), WANTED)
