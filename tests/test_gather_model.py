@@ -133,6 +133,14 @@ def test_reads_of_more_buffers_than_one_call_takes(tmp_path: Path) -> None:
     assert_same(a.gather([0, 1], window=2999), expected(array, [0, 1], 2999))
 
 
+def test_a_hundred_windows_with_gaps_between_them_share_a_read_of_small_chunks(tmp_path: Path) -> None:
+    # Each window begins and ends within a chunk, and so splits the buffers of two.
+    array = np.random.default_rng(0).integers(0, 256, (4000, 128), np.uint8)
+    a = swath.ingest(array, tmp_path / "a.zarr", chunk_rows=4)
+    starts = range(2, 3000, 20)
+    assert_same(a.gather(starts, window=19), expected(array, starts, 19))
+
+
 def test_the_last_chunk_and_shard_need_not_be_full(tmp_path: Path) -> None:
     array = np.arange(103 * 5).reshape(103, 5)
     a = swath.ingest(array, tmp_path / "a.zarr", chunk_rows=10, shard_rows=40)

@@ -2,6 +2,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from swath import memory
@@ -13,7 +14,18 @@ _GB = 10**9
 
 @pytest.mark.parametrize(
     ("size", "n_bytes"),
-    [(1, 1), ("1", 1), ("8GiB", 8 * 2**30), ("8 gb", 8 * _GB), ("1.5kB", 1500), (".5MiB", 2**19), ("3PB", 3 * 10**15)],
+    [
+        *(
+            (1, 1),
+            ("1", 1),
+            ("8GiB", 8 * 2**30),
+            ("8 gb", 8 * _GB),
+            ("1.5kB", 1500),
+            (".5MiB", 2**19),
+            ("3PB", 3 * 10**15),
+        ),
+        *(("8G", 8 * _GB), ("8Gi", 8 * 2**30), ("8 k", 8000)),
+    ],
 )
 def test_sizes_are_read_as_dask_reads_them(size: int | str, n_bytes: int) -> None:
     from dask.utils import parse_bytes as dask_parse_bytes
@@ -21,7 +33,13 @@ def test_sizes_are_read_as_dask_reads_them(size: int | str, n_bytes: int) -> Non
     assert parse_bytes(size) == n_bytes == dask_parse_bytes(size)
 
 
-@pytest.mark.parametrize("size", [0, -5, "", "GiB", "8 potatoes", "-1GB", 1.5, True, None, "1e3"], ids=repr)
+def test_a_size_may_be_an_integer_of_numpy() -> None:
+    assert parse_bytes(np.int64(5)) == 5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "size", [0, -5, "", "GiB", "8 potatoes", "-1GB", "9" * 400, "٣GB", 1.5, True, None, "1e3"], ids=repr
+)
 def test_what_is_no_size_is_refused(size: Any) -> None:
     with pytest.raises(OptionError, match="memory_limit is "):
         parse_bytes(size)

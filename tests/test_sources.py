@@ -17,6 +17,7 @@ import swath
 from swath.errors import LayoutError, OptionError, SourceError, SourceNotFoundError, StoreNotFoundError, SwathError
 
 ROWS = np.random.default_rng(0).normal(size=(500, 6, 4))
+NUMBERS = np.arange(500, dtype="u1") % 9
 RECORDS = np.array([(b"chr1", i, i / 7) for i in range(500)], [("chr", "S10"), ("pos", "<i4"), ("pct", "<f4")])
 STARTS = [480, 0, 3, 3, 250, 484]
 
@@ -34,6 +35,12 @@ def _hdf5(folder: Path, array: NDArray[Any] = ROWS, *, userblock: int = 0, **opt
     with h5py.File(folder / "rows.h5", "w", userblock_size=userblock) as file:
         file.create_dataset("group/rows", data=array, **options)
     return f"{folder}/rows.h5::group/rows"
+
+
+def _hdf5_of_arrays(folder: Path) -> str:
+    with h5py.File(folder / "rows.h5", "w") as file:
+        file.create_dataset("rows", (500,), np.dtype((float, (6, 4))))[...] = ROWS
+    return f"{folder}/rows.h5::rows"
 
 
 def _open_hdf5(folder: Path) -> Any:
@@ -82,6 +89,23 @@ SOURCES: dict[str, tuple[Callable[[Path], Any], NDArray[Any]]] = {
     "hdf5-bool": (lambda folder: _hdf5(folder, ROWS > 0), ROWS > 0),
     "hdf5-complex": (lambda folder: _hdf5(folder, ROWS + 1j), ROWS + 1j),
     "hdf5-fixed-text": (lambda folder: _hdf5(folder, RECORDS["chr"].copy()), RECORDS["chr"].copy()),
+    "hdf5-enum": (
+        lambda folder: _hdf5(folder, NUMBERS, dtype=h5py.enum_dtype({str(n): n for n in range(9)}, "u1")),
+        NUMBERS,
+    ),
+    "hdf5-utf-8": (
+        lambda folder: _hdf5(folder, np.array([b"\xc3\xa9"] * 500, h5py.string_dtype("utf-8", 4))),
+        np.array([b"\xc3\xa9"] * 500, "S4"),
+    ),
+    "hdf5-datetime": (
+        lambda folder: _hdf5(folder, NUMBERS.astype("M8[s]").astype(h5py.opaque_dtype("M8[s]"))),
+        NUMBERS.astype("M8[s]"),
+    ),
+    "hdf5-arrays": (_hdf5_of_arrays, ROWS),
+    "hdf5-without-a-name": (
+        lambda folder: h5py.File(folder / "rows.h5", "w").create_dataset(None, data=ROWS, chunks=(9, 6, 4)),
+        ROWS,
+    ),
     "hdf5-unflushed": (_open_hdf5, ROWS),
     "hdf5-in-memory": (_core_hdf5, ROWS),
     "dask": (lambda folder: da.from_array(ROWS, chunks=(77, 6, 4)), ROWS),
@@ -110,6 +134,12 @@ def test_raw_binary(tmp_path: Path) -> None:
     a = swath.ingest(tmp_path / "rows.bin", tmp_path / "a.zarr", dtype=">f4", row_shape=(6, 4))
     assert_same(a.gather(STARTS), expected(ROWS.astype("f4"), STARTS, 16))
     assert swath.ingest(tmp_path / "rows.bin", tmp_path / "b.zarr", dtype="u1").shape == (500 * 24 * 4,)
+
+
+def test_a_row_may_be_in_the_dtype(tmp_path: Path) -> None:
+    ROWS.tofile(tmp_path / "rows.bin")
+    a = swath.ingest(tmp_path / "rows.bin", tmp_path / "a.zarr", dtype="(6,4)f8")
+    assert_same(a.gather(STARTS), expected(ROWS, STARTS, 16))
 
 
 def test_files_of_a_list_are_segments(tmp_path: Path) -> None:
@@ -188,6 +218,12 @@ def _special_hdf5(folder: Path) -> str:
     return f"{folder}/special.h5"
 
 
+def _hdf5_references(folder: Path) -> str:
+    with h5py.File(folder / "references.h5", "w") as file:
+        file.create_dataset("x", (5,), h5py.ref_dtype)
+    return f"{folder}/references.h5::x"
+
+
 def _npy(folder: Path, change: Callable[[bytes], bytes]) -> Path:
     path = _saved(folder, ROWS)
     path.write_bytes(change(path.read_bytes()))
@@ -232,6 +268,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[SwathError], st
     "raw-rest": (lambda f: _bytes(f, bytes(25)), {"dtype": "f8"}, SourceError, "25 bytes.*whole number of rows of 8 bytes.*1 are left"),
     "raw-empty": (lambda f: _bytes(f, b""), {"dtype": "f8"}, SourceError, "no rows"),
     "raw-row-shape": (lambda f: _bytes(f, bytes(8)), {"dtype": "f8", "row_shape": (0,)}, OptionError, r"row_shape is \(0,\)"),
+    "raw-row-shape-float": (lambda f: _bytes(f, bytes(24)), {"dtype": "f8", "row_shape": (1.5,)}, OptionError, r"row_shape is \(1\.5,\)"),
+    "raw-row-shape-int": (lambda f: _bytes(f, bytes(24)), {"dtype": "f8", "row_shape": 3}, OptionError, "row_shape is 3"),
+    "raw-row-shape-negative": (lambda f: _bytes(f, bytes(24)), {"dtype": "f8", "row_shape": (-1,)}, OptionError, "row_shape is"),
+    "unknown-dtype": (lambda f: ROWS, {"dtype": "float65"}, OptionError, "dtype is 'float65'"),
+    "hdf5-references": (_hdf5_references, {}, SourceError, "dtype object"),
     "raw-objects": (lambda f: _bytes(f, bytes(8)), {"dtype": "O"}, SourceError, "dtype object"),
     "dtype": (lambda f: ROWS, {"dtype": "f4"}, SourceError, "dtype float64, not float32"),
     "array-scalar": (lambda f: np.array(5), {}, SourceError, "single value"),

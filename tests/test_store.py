@@ -1,11 +1,13 @@
 """What is on disk: damage is an error that names the place, and a store is the old one or the new one, never a mixture."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ from swath.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
+from swath.shard import IndexCache
 from swath.storage import LocalFolder
+from swath.store import open_store
 
 CODECS = ["raw", "lz4", "zstd"]
 ROWS = np.random.default_rng(0).integers(0, 99, (95, 6))
@@ -342,6 +346,24 @@ def test_the_lock_holds_until_the_store_has_its_name(tmp_path: Path, monkeypatch
     assert refused
     assert_same(_all(tmp_path / "a"), ROWS)
     assert _names(tmp_path / "a") == ["c.0.0", "zarr.json"]
+
+
+def test_threads_share_a_full_cache_of_indexes(url: Path) -> None:
+    layout = open_store(url).facts.layout
+    cache = IndexCache(most_bytes=2 * layout.index_bytes)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def read(step: int) -> int:
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(LocalFolder(url).open(f"c.{k}.0")) for k in range(3)]
+            return sum(cache.get(files[i * step % 3], layout).n_regular for i in range(3000))
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(read, (1, 1, 2, 2)))) == 1
+    finally:
+        sys.setswitchinterval(before)
 
 
 # The format
