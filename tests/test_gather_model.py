@@ -133,12 +133,17 @@ def test_reads_of_more_buffers_than_one_call_takes(tmp_path: Path) -> None:
     assert_same(a.gather([0, 1], window=2999), expected(array, [0, 1], 2999))
 
 
-def test_a_hundred_windows_with_gaps_between_them_share_a_read_of_small_chunks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chunk_rows", "window", "step"), [(4, 19, 20), (72, 17, 18), (72, 17, 1)], ids=["small-chunks", "gaps", "overlaps"]
+)
+def test_windows_that_share_a_read_never_pass_the_buffers_of_one_call(
+    tmp_path: Path, chunk_rows: int, window: int, step: int
+) -> None:
     # Each window begins and ends within a chunk, and so splits the buffers of two.
-    array = np.random.default_rng(0).integers(0, 256, (4000, 128), np.uint8)
-    a = swath.ingest(array, tmp_path / "a.zarr", chunk_rows=4)
-    starts = range(2, 3000, 20)
-    assert_same(a.gather(starts, window=19), expected(array, starts, 19))
+    array = np.random.default_rng(0).integers(0, 256, (9000, 128), np.uint8)
+    a = swath.ingest(array, tmp_path / "a.zarr", chunk_rows=chunk_rows)
+    starts = range(2, 8900, step)
+    assert_same(a.gather(starts, window=window), expected(array, starts, window))
 
 
 def test_the_last_chunk_and_shard_need_not_be_full(tmp_path: Path) -> None:
