@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,35 @@ def test_planning_a_million_windows_takes_less_than_100_bytes_each() -> None:
     plan = _plan(10**9, starts, 16, 4, 1000, 100)
     arrays = (plan.starts, plan.order, plan.first_chunk, plan.stop_chunk, plan.first_window, plan.stop_window)
     assert sum(array.nbytes for array in arrays) < 100 * starts.size
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_as_many_windows_as_the_refusal_names_do_fit(codec: str) -> None:
+    starts = np.random.default_rng(0).integers(0, 10**6 - 16, 5000)
+
+    def plan(n: int, limit: Room) -> Plan:
+        return _plan(10**6, starts[:n], 16, chunk_rows=4, shard_chunks=1000, row=1000, codec=codec, limit=limit)
+
+    for limit in (Room(n * 2**20, "the test") for n in (20, 40, 70)):
+        with pytest.raises(MemoryLimitError, match=r"columns=, raise memory_limit, or .*out=numpy\.memmap") as refusal:
+            plan(5000, limit).check(limit)
+        most = re.search(r"at most ([\d,]+) windows", str(refusal.value))
+        assert most
+        n = int(most[1].replace(",", ""))
+        assert 0 < n < 5000
+        plan(n, limit).check(limit)
+
+
+@given(plans(), st.integers(2, 5))
+def test_the_peak_grows_with_what_is_asked(plan: Plan, times: int) -> None:
+    more = plan_gather(
+        plan.layout,
+        np.repeat(plan.starts, times),
+        plan.window,
+        columns=None,
+        batch_in_memory=True,
+        limit=_NO_LIMIT,
+    )
+    assert more.bytes_wanted == times * plan.bytes_wanted
+    assert more.bytes_read == plan.bytes_read
+    assert more.peak_bytes - plan.peak_bytes >= more.bytes_wanted - plan.bytes_wanted
