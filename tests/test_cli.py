@@ -114,3 +114,13 @@ def test_every_subcommand_has_help() -> None:
     for name in ("demo", "ingest", "info", "plan", "gather", "bench"):
         assert name in listed
         assert _run(name, "--help").stdout.strip()
+
+
+def test_the_demo_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
+    done = _run("demo", "--rows", 4000, "--folder", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for way in ("swath gather", "swath compute", "numpy.memmap loop", "h5py loop"):
+        assert way in done.stdout
+    assert "250 random windows of 16 rows from 4,000 x 2000 float64" in done.stdout
+    assert "compared with h5py's" in done.stdout
+    assert list(tmp_path.iterdir()) == []

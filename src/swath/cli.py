@@ -49,16 +49,22 @@ _seed = click.option("--seed", type=int, default=0, show_default=True, help="Of 
 
 @cli.command()
 @click.option("--full", is_flag=True, help="2,000,000 x 2000 float64: 32 GB, and as much again for the store.")
+@click.option("--rows", type=click.IntRange(min=1000), help="Rows of the source; by default what suits the machine.")
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where to work, and leave nothing."
 )
-def demo(full: bool, folder: Path | None) -> None:
-    """Run the reference job on this machine, beside h5py and numpy.memmap, and print one table."""
+def demo(full: bool, rows: int | None, folder: Path | None) -> None:
+    """Run the reference job on this machine.
+
+    Beside h5py and numpy.memmap, in one table.
+    """
     from rich.console import Console
 
-    from swath.demo import demo_table, run_demo
+    from swath.demo import REFERENCE_ROWS, demo_table, run_demo
 
-    Console(width=None if sys.stdout.isatty() else 120).print(demo_table(run_demo(folder, full=full)))
+    Console(width=None if sys.stdout.isatty() else 120).print(
+        demo_table(run_demo(folder, REFERENCE_ROWS if full else rows))
+    )
 
 
 @cli.command()
@@ -82,7 +88,9 @@ def ingest(
     no_resume: bool,
     **options: Any,
 ) -> None:
-    r"""Write SOURCE (.npy, raw binary, file.h5::dataset, or several to be joined) as a store at URL.
+    """Write SOURCE as a store at URL.
+
+    A source is a .npy file, a raw binary file, or file.h5::dataset; several are joined, each a segment.
 
     \b
     swath ingest recording.h5::signal recording.zarr
@@ -105,7 +113,7 @@ def ingest(
 @click.argument("url")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def info(url: str, as_json: bool) -> None:
-    """Say what the store at URL holds, and how it is laid out."""
+    """Say what a store holds, and how."""
     a = swath.open(url)
     if as_json:
         click.echo(json.dumps(_info(a)))
@@ -120,7 +128,7 @@ def info(url: str, as_json: bool) -> None:
 @_seed
 @_window
 def plan(url: str, starts: str | None, n_random: int | None, seed: int, window: int | None) -> None:
-    r"""Say what a gather would read and cost, without reading it.
+    """Say what a gather would cost, without reading.
 
     \b
     swath plan recording.zarr --random 10000
@@ -146,7 +154,9 @@ def gather(
     window: int | None,
     memory_limit: str | None,
 ) -> None:
-    r"""Gather windows of the store at URL into the .npy file OUT, which may be larger than memory.
+    """Gather windows into the .npy file OUT.
+
+    The batch may be larger than memory.
 
     \b
     swath gather recording.zarr batch.npy --starts 3,500,7
@@ -175,7 +185,10 @@ def gather(
 @_window
 @_memory_limit
 def bench(url: str, windows: int, seed: int, window: int | None, memory_limit: str | None) -> None:
-    """Measure gathers of the store at URL on this machine, cold and warm, beside zarr-python's loop."""
+    """Measure gathers of a store on this machine.
+
+    Cold and warm, beside zarr-python's loop.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -185,7 +198,10 @@ def bench(url: str, windows: int, seed: int, window: int | None, memory_limit: s
     rows = window or a.window
     a.plan(random_starts(len(a), windows, rows, seed) if rows <= len(a) else [], window=rows)  # refuses what cannot be
     limit = None if memory_limit is None else parse_bytes(memory_limit)
-    table = Table(title=f"{windows:,} windows of {rows} rows: {a}", title_justify="left")
+    table = Table(
+        title=f"{windows:,} random windows of {rows} rows from {a.shape} {a.dtype}, {a.codec}: {a.url}",
+        title_justify="left",
+    )
     for name in ("way", "windows", "cold GB/s", "warm GB/s", "peak memory"):
         table.add_column(name, justify="left" if name == "way" else "right")
     # zarr-python takes about a thousandth of a second and more for each window: a tenth of them tells its rate.

@@ -27,7 +27,7 @@ from swath.memory import Room, detect_room, format_bytes
 if TYPE_CHECKING:
     from rich.table import Table
 
-_REFERENCE_ROWS, _REFERENCE_COLUMNS = 2_000_000, 2000
+REFERENCE_ROWS, _REFERENCE_COLUMNS = 2_000_000, 2000
 _WINDOWS, _WINDOW, _SEED = 10_000, 16, 1
 _REFERENCE_LIMIT = 8 * 10**9
 _BLOCK_ROWS = 4000
@@ -62,8 +62,8 @@ class DemoResult:
     warm: dict[str, Result]
 
 
-def choose_size(free_disk: int, room: Room) -> DemoSize:
-    """The reference job where it fits, and else as much of it as does.
+def choose_size(free_disk: int, room: Room, n_rows: int | None = None) -> DemoSize:
+    """The reference job where it fits, and else as much of it as does; or the job with ``n_rows`` rows.
 
     Examples
     --------
@@ -71,18 +71,18 @@ def choose_size(free_disk: int, room: Room) -> DemoSize:
     500000
     """
     source = min(free_disk // _SHARE_OF_DISK, room.n_bytes // _SHARE_OF_MEMORY)
-    n_rows = min(_REFERENCE_ROWS, max(_BLOCK_ROWS, source // (_REFERENCE_COLUMNS * 8) // _BLOCK_ROWS * _BLOCK_ROWS))
-    limit = min(_REFERENCE_LIMIT, room.n_bytes // 2)
-    windows = min(_WINDOWS, limit // 2 // (_WINDOW * _REFERENCE_COLUMNS * 8))
+    n_rows = n_rows or min(
+        REFERENCE_ROWS, max(_BLOCK_ROWS, source // (_REFERENCE_COLUMNS * 8) // _BLOCK_ROWS * _BLOCK_ROWS)
+    )
+    limit = min(_REFERENCE_LIMIT, room.n_bytes * 9 // 10)
+    windows = min(_WINDOWS, n_rows // _WINDOW, limit // 2 // (_WINDOW * _REFERENCE_COLUMNS * 8))
     return DemoSize(n_rows, _REFERENCE_COLUMNS, windows, limit)
 
 
-def run_demo(folder: Path | None, *, full: bool) -> DemoResult:
+def run_demo(folder: Path | None, n_rows: int | None) -> DemoResult:
     """Run the demo in ``folder``, or in a temporary one beside the working directory; nothing is left there."""
     with _scratch(folder) as place:
-        size = choose_size(shutil.disk_usage(place).free, detect_room())
-        if full:
-            size = DemoSize(_REFERENCE_ROWS, _REFERENCE_COLUMNS, _WINDOWS, _REFERENCE_LIMIT)
+        size = choose_size(shutil.disk_usage(place).free, detect_room(), n_rows)
         source, store = f"{place / 'source.h5'}::A", str(place / "store.zarr")
         _say(
             f"Writing {size.n_rows:,} x {size.n_columns} float64 ({format_bytes(size.source_bytes)}) "
@@ -136,7 +136,7 @@ def demo_table(result: DemoResult) -> Table:
     )
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("way")
-    for name in ("cold s", "GB/s", "times", "warm s", "GB/s", "times", "peak memory"):
+    for name in ("cold s", "GB/s", "vs h5py", "warm s", "GB/s", "vs h5py", "peak memory"):
         table.add_column(name, justify="right")
     base = "h5py loop"
     for way, warm in result.warm.items():
@@ -153,7 +153,7 @@ def demo_table(result: DemoResult) -> Table:
         )
     table.caption = (
         f"Ingest: {result.ingest_s:.1f} s, {size.source_bytes / result.ingest_s / 1e9:.2f} GB/s. Every byte of swath's batches was "
-        "compared with h5py's. Times: against the h5py loop. Cold: file caches dropped. Peak memory: of the process, by the kernel."
+        "compared with h5py's. Cold: file caches dropped. Peak memory: of the process, by the kernel."
     )
     return table
 

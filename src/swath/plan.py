@@ -110,12 +110,17 @@ class Plan:
         """
         if self.peak_bytes <= limit.n_bytes:
             return
-        a_window = max(1, self.bytes_wanted // max(1, self.starts.size))
-        fitting = max(0, limit.n_bytes - self.peak_bytes + self.cost.batch) // a_window
+        ways_out = "Raise memory_limit."
+        if self.cost.batch:
+            a_window = self.bytes_wanted // self.starts.size
+            fitting = max(0, limit.n_bytes - self.peak_bytes + self.cost.batch) // a_window
+            ways_out = (
+                f"Gather at most {fitting:,} windows at once, choose columns=, raise memory_limit, "
+                "or land the batch on disk with out=numpy.memmap(...)."
+            )
         raise MemoryLimitError(
             f"This gather needs {self.cost}, but the limit is {format_bytes(limit.n_bytes)} ({limit.bound_by}). "
-            f"Gather at most {fitting:,} windows at once, choose columns=, raise memory_limit, "
-            "or land the batch on disk with out=numpy.memmap(...)."
+            f"{ways_out}"
         )
 
     def __str__(self) -> str:
