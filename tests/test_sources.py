@@ -277,6 +277,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[SwathError], st
     "raw-objects": (lambda f: _bytes(f, bytes(8)), {"dtype": "O"}, SourceError, "dtype object"),
     "dtype": (lambda f: ROWS, {"dtype": "f4"}, SourceError, "dtype float64, not float32"),
     "array-scalar": (lambda f: np.array(5), {}, SourceError, "single value"),
+    "array-masked": (lambda f: np.ma.masked_array(ROWS, ROWS > 0), {}, SourceError, "lose its mask"),
     "array-no-rows": (lambda f: ROWS[:0], {}, SourceError, r"no rows \(shape \(0, 6, 4\)\)"),
     "array-objects": (lambda f: np.array(["a", None]), {}, SourceError, "dtype object"),
     "array-empty-rows": (lambda f: ROWS[:, :0], {}, LayoutError, r"shape \(0, 4\)"),

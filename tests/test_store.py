@@ -401,3 +401,16 @@ def test_the_metadata_say_what_the_store_is(url: Path) -> None:
     assert (a.shape, a.window, a.chunk_rows, a.shard_rows, a.codec) == ((95, 6), 8, 4, 40, own["codec"])
     assert a.segments.tolist() == [[0, 95]]
     assert str(url) in repr(a)
+
+
+def test_a_store_that_was_replaced_is_not_read_with_old_metadata(tmp_path: Path) -> None:
+    """Shards of the new store are sound: only the metadata tell that they are not those rows."""
+    old = swath.ingest(np.ones((100, 4)), tmp_path / "a")
+    assert old.gather([5]).dtype == np.float64
+    new = swath.ingest(np.ones((100, 4), np.int64), tmp_path / "a", overwrite=True)
+    with pytest.raises(swath.errors.StoreChangedError, match="was replaced or removed since it was opened"):
+        old.gather([5])
+    assert new.gather([5]).dtype == np.int64
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(swath.errors.StoreChangedError):
+        new.gather([5])

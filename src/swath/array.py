@@ -142,6 +142,8 @@ class RowArray:
             It would pass the memory limit; nothing was read.
         DamagedStoreError
             A chunk that is needed is missing, or its checksum is wrong.
+        StoreChangedError
+            Another store has taken its place since it was opened.
 
         Examples
         --------

@@ -21,6 +21,7 @@
         ├── StoreBusyError          (BlockingIOError)  another process is writing it
         ├── IncompleteStoreError    (OSError)          its ingest has not finished
         ├── FormatError             (ValueError)       not a store this version reads
+        ├── StoreChangedError       (OSError)          replaced since it was opened
         └── DamagedStoreError       (OSError)          bytes are missing or wrong
 
 Each is also the builtin that a caller would already catch. A message has two sentences: what is
@@ -102,6 +103,10 @@ class IncompleteStoreError(StoreError, OSError):
 
 class FormatError(StoreError, ValueError):
     """The metadata describe nothing that this version of swath can read."""
+
+
+class StoreChangedError(StoreError, OSError):
+    """The store was replaced by another since it was opened; no data were returned."""
 
 
 class DamagedStoreError(StoreError, OSError):

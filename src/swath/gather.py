@@ -81,13 +81,18 @@ def gather(store: Store, plan: Plan, out: NDArray[Any] | None = None) -> NDArray
         ``out`` cannot take the batch.
     DamagedStoreError
         A chunk that is needed is missing or wrong; ``out`` then holds rubbish.
+    StoreChangedError
+        Another store has taken its place since it was opened.
     """
     if out is None:
         out = np.empty(plan.batch_shape, plan.layout.dtype)
     else:
         check_out(out, plan)
     if out.size:
-        _carry_out(store, plan, out)
+        try:
+            _carry_out(store, plan, out)
+        finally:  # a replaced store is why a shard is missing, or why its bytes are sound and yet not these rows
+            store.check_unchanged()
     return out
 
 

@@ -96,6 +96,14 @@ def _write_shards(
 ) -> None:
     shared = iter(shards)
     reading: contextlib.AbstractContextManager[Any] = threading.Lock() if source.in_order else contextlib.nullcontext()
+    # dask makes a pool for each thread that computes, and each of its threads keeps some memory: one thread reads.
+    reader = ThreadPoolExecutor(1, thread_name_prefix="swath-read")
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        if source.in_order:
+            reader.submit(source.read_into, start, out).result()
+        else:
+            source.read_into(start, out)
 
     def work() -> None:
         buffer = np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
@@ -105,13 +113,13 @@ def _write_shards(
                 if shard is None:
                     return
                 start, stop = layout.rows_of(shard)
-                source.read_into(start, _rows(buffer, layout, stop - start))
+                read(start, _rows(buffer, layout, stop - start))
             chunks = layout.chunks_in(shard)
             buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
             folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks))
             advance(stop - start)
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
+    with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
         futures = [pool.submit(work) for _ in range(workers)]
         try:
             for future in as_completed(futures):

@@ -30,6 +30,7 @@ from swath.errors import (
     LayoutError,
     OptionError,
     StoreBusyError,
+    StoreChangedError,
     StoreExistsError,
     StoreNotFoundError,
 )
@@ -62,15 +63,30 @@ class Store:
     """A store as it was when it was opened. Pickles small; each process opens files of its own."""
 
     folder: LocalFolder
+    encoded: bytes
+    """``zarr.json`` as it was."""
     facts: Facts
+    """What it says."""
     indexes: IndexCache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_store, (self.folder, self.facts)
+        return _make_store, (self.folder, self.encoded)
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if another store has taken this one's place since it was opened.
+
+        Raises
+        ------
+        StoreChangedError
+        """
+        if not _holds(self.folder.path / _METADATA, self.encoded):
+            raise StoreChangedError(
+                f"The store at {self.folder.path} was replaced or removed since it was opened. Open it again."
+            )
 
 
-def _make_store(folder: LocalFolder, facts: Facts) -> Store:
-    return Store(folder, facts, IndexCache())
+def _make_store(folder: LocalFolder, encoded: bytes) -> Store:
+    return Store(folder, encoded, decode_metadata(encoded, folder.path), IndexCache())
 
 
 def shard_key(layout: Layout, shard: int) -> str:
@@ -86,7 +102,7 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     OptionError
         It is no path.
     """
-    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or not str(url):
+    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
         raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
     path = Path(os.path.abspath(Path(url).expanduser()))
     # A rename would replace a link, and not the folder that it stands for.
@@ -113,7 +129,7 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         raise StoreNotFoundError(
             f"There is no store at {path} (no {_METADATA}). Check the path, or ingest into it first."
         ) from None
-    return _make_store(LocalFolder(path), decode_metadata(encoded, path))
+    return _make_store(LocalFolder(path), encoded)
 
 
 def encode_metadata(facts: Facts) -> bytes:

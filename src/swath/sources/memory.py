@@ -11,6 +11,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from swath.errors import SourceError
 from swath.sources import Source, check_rows, file_facts
 from swath.sources.files import FlatSource
 
@@ -23,6 +24,8 @@ class ArraySource:
 
     array: NDArray[Any]
     dtype: np.dtype[Any]
+    mapping: mmap.mmap | None = None
+    """The file it is mapped from, whose pages are given back once they have been read."""
 
     in_order = False
     chunk_rows = 1
@@ -48,11 +51,17 @@ class ArraySource:
         for i in range(0, len(self.array), step):
             rows = np.ascontiguousarray(self.array[i : i + step])
             crc = int(crc32c(memoryview(rows.reshape(-1).view(np.uint8)), crc))
+            self._give_back()
         return crc
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Copy rows."""
         out[...] = self.array[start : start + len(out)]
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self.mapping is not None:
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def array_source(array: NDArray[Any]) -> Source:
@@ -62,25 +71,29 @@ def array_source(array: NDArray[Any]) -> Source:
     ------
     SourceError
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise SourceError(
+            "A masked array would lose its mask. Give array.filled(value), and the mask as an array of its own."
+        )
     dtype = check_rows(array.shape, array.dtype, f"The {type(array).__name__}")
-    place = _place_in_file(array)
-    if place is None:
+    mapping = _mapping(array)
+    if mapping is None or not isinstance(array, np.memmap):
         return ArraySource(array, dtype)
-    path, offset = place
+    if array.filename is None or not array.flags.c_contiguous:
+        return ArraySource(array, dtype, mapping)
+    # `offset` is that of the whole mapping, which begins on a page; the array may be a slice further on.
+    mapped_from = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+    offset = mapped_from + array.__array_interface__["data"][0] - address
+    path = Path(array.filename)
     return FlatSource(path, "memmap", offset, array.shape, array.dtype, dtype, file_facts(path))
 
 
-def _place_in_file(array: NDArray[Any]) -> tuple[Path, int] | None:
-    """The file that a memmap, or a contiguous part of one, shows, and where in it the array begins."""
-    # A private mapping (mode "c") may differ from its file.
-    if not isinstance(array, np.memmap) or array.mode == "c" or array.filename is None or not array.flags.c_contiguous:
+def _mapping(array: NDArray[Any]) -> mmap.mmap | None:
+    """The mapping of a file that an array shows. None for a private one (mode "c"), which may differ from its file."""
+    if not isinstance(array, np.memmap) or array.mode == "c":
         return None
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if not isinstance(base, mmap.mmap):
-        return None
-    # `offset` is that of the whole mapping, which begins on a page; the array may be a slice further on.
-    mapped_from = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    address = np.frombuffer(base, np.uint8).__array_interface__["data"][0]
-    return Path(array.filename), mapped_from + array.__array_interface__["data"][0] - address
+    return base if isinstance(base, mmap.mmap) else None
