@@ -99,8 +99,12 @@ def open_dataset(dataset: Any) -> Source:
     where = f"{path}::{dataset.name}"
     if dataset.shape is None:
         raise SourceError(f"{where} is empty (a null dataspace). Give a dataset with rows.")
-    shape = (*dataset.shape, *dataset.dtype.shape)  # of a dataset of arrays, h5py reads the axes of both
-    dtype = check_rows(shape, dataset.dtype.base, where)
+    try:
+        stored = dataset.dtype
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{where} has a type that numpy has no dtype for ({error}). Convert it first.") from None
+    shape = (*dataset.shape, *stored.shape)  # of a dataset of arrays, h5py reads the axes of both
+    dtype = check_rows(shape, stored.base, where)
     if dataset.is_virtual or dataset.external:
         raise SourceError(
             f"{where} keeps its values in other files, where a missing one would read as fill values. "
