@@ -177,6 +177,14 @@ def test_each_hdf5_chunk_is_decoded_once(tmp_path: Path) -> None:
     assert source.read_bytes == 100 * 5000 * 8
 
 
+def test_hdf5_chunks_as_long_as_the_array_are_read_in_little_memory(tmp_path: Path) -> None:
+    """All chunks together would not fit: they are decoded again for each shard, rather than held."""
+    rows = np.random.default_rng(0).integers(0, 9, (50_000, 100), np.int64)  # 40 MB, in chunks of 400 KB
+    name = _hdf5(tmp_path, rows, chunks=(50_000, 1), compression="gzip")
+    a = swath.ingest(name, tmp_path / "a.zarr", memory_limit="16MB", shard_rows=12_500, chunk_rows=500)
+    assert_same(a.gather([49_000, 3], window=1000), expected(rows, [49_000, 3], 1000))
+
+
 def _corrupt_hdf5(folder: Path) -> str:
     name = _hdf5(folder, chunks=(50, 6, 4), compression="gzip")
     with h5py.File(folder / "rows.h5") as file:

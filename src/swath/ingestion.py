@@ -33,6 +33,9 @@ from swath.store import Facts, building, check_vacant, local_path, shard_key
 # Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
 _WAITING_WORKERS = 2
 
+# What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
+_CACHE_IN_LIMIT = 0.5
+
 # A shard of default size shall leave room for several workers within the memory limit.
 _SHARDS_IN_LIMIT = 8
 
@@ -64,7 +67,8 @@ def ingest(
         raise OptionError(
             f"dtype is {dtype!r}, which numpy does not know ({error}). Give one such as 'float32'."
         ) from None
-    rows = open_source(source, dtype=stored, row_shape=row_shape)
+    cache_bytes = int(limit.n_bytes * _CACHE_IN_LIMIT)
+    rows = open_source(source, dtype=stored, row_shape=row_shape, cache_bytes=cache_bytes)
     if stored is not None and np.result_type(stored.base) != rows.dtype:
         raise SourceError(
             f"The source has dtype {rows.dtype}, not {stored}. Leave dtype out, or convert the source first."

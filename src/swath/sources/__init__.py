@@ -42,11 +42,6 @@ class Source(Protocol):
         ...
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows that the source itself reads together; 1 where any rows are as good as others."""
-        ...
-
-    @property
     def read_bytes(self) -> int:
         """The most memory that `read_into` takes for itself."""
         ...
@@ -60,7 +55,13 @@ class Source(Protocol):
         ...
 
 
-def open_source(source: Any, *, dtype: DTypeLike | None = None, row_shape: Sequence[int] | None = None) -> Source:
+def open_source(
+    source: Any,
+    *,
+    dtype: DTypeLike | None = None,
+    row_shape: Sequence[int] | None = None,
+    cache_bytes: int = 2**30,
+) -> Source:
     """The source that ``source`` is.
 
     Parameters
@@ -70,6 +71,8 @@ def open_source(source: Any, *, dtype: DTypeLike | None = None, row_shape: Seque
         or a numpy array, dask array or h5py dataset.
     dtype, row_shape
         Of a raw binary file; ``row_shape`` is ``()`` if not given.
+    cache_bytes
+        What the source may hold so as not to decode the same twice.
 
     Raises
     ------
@@ -83,10 +86,10 @@ def open_source(source: Any, *, dtype: DTypeLike | None = None, row_shape: Seque
     if isinstance(source, (list, tuple)):
         if not source:
             raise SourceError("The list of sources is empty. Give at least one.")
-        parts = [open_source(part, dtype=dtype, row_shape=row_shape) for part in source]
+        parts = [open_source(part, dtype=dtype, row_shape=row_shape, cache_bytes=cache_bytes // 2) for part in source]
         found: Source = parts[0] if len(parts) == 1 else concatenated.ConcatenatedSource(tuple(parts))
     elif isinstance(source, (str, os.PathLike)):
-        found = files.open_file(os.fspath(source), dtype, row_shape)
+        found = files.open_file(os.fspath(source), dtype, row_shape, cache_bytes)
     elif isinstance(source, np.ndarray):
         found = memory.array_source(source)
     elif hasattr(source, "__dask_graph__"):
@@ -96,7 +99,7 @@ def open_source(source: Any, *, dtype: DTypeLike | None = None, row_shape: Seque
     elif type(source).__module__.partition(".")[0] == "h5py":
         from swath.sources import hdf5
 
-        found = hdf5.open_dataset(source)
+        found = hdf5.open_dataset(source, cache_bytes)
     else:
         raise SourceError(
             f"A {type(source).__name__} is no source that swath knows. "

@@ -55,11 +55,6 @@ class ConcatenatedSource:
         return any(part.in_order for part in self.parts)
 
     @property
-    def chunk_rows(self) -> int:
-        """Those of the parts need not align; the largest is the best guess."""
-        return max(part.chunk_rows for part in self.parts)
-
-    @property
     def read_bytes(self) -> int:
         """At the border of two parts both may hold what they read."""
         return 2 * max(part.read_bytes for part in self.parts)

@@ -51,14 +51,9 @@ class DaskSource:
         return (self.shape[0],)
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows of the largest block."""
-        return int(max(self.array.chunks[0]))
-
-    @property
     def read_bytes(self) -> int:
         """The largest row of blocks, and the same again while dask puts its blocks together."""
-        return 2 * self.chunk_rows * math.prod(self.shape[1:]) * int(self.array.dtype.itemsize)
+        return 2 * int(max(self.array.chunks[0])) * math.prod(self.shape[1:]) * int(self.array.dtype.itemsize)
 
     def describe(self) -> dict[str, Any]:
         """The array's name, which dask derives from what it is computed from."""

@@ -34,7 +34,6 @@ class FlatSource:
     facts: dict[str, Any]
 
     in_order = False
-    chunk_rows = 1
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -84,7 +83,7 @@ class FlatSource:
 _SWAP_BYTES = 2**22
 
 
-def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | None) -> Source:
+def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | None, cache_bytes: int) -> Source:
     """The source in a file, found by the file's first bytes.
 
     Raises
@@ -106,7 +105,7 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
     if is_hdf5:
         from swath.sources import hdf5
 
-        return hdf5.open_file(path, dataset if separator else "")
+        return hdf5.open_file(path, dataset if separator else "", cache_bytes)
     if separator:
         raise SourceError(f"{path} is no HDF5 file, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
     if magic[:6] == _NPY:

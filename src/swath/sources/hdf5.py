@@ -16,9 +16,6 @@ from swath.errors import SourceError, SourceNotFoundError
 from swath.sources import Source, check_rows, facts_now, file_facts
 from swath.sources.files import FlatSource
 
-# A row of chunks larger than this is decoded again for each shard that needs a part of it.
-_MOST_CACHE_BYTES = 2**30
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkedSource:
@@ -27,7 +24,6 @@ class ChunkedSource:
     dataset: h5py.Dataset
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    chunk_rows: int
     read_bytes: int
     facts: dict[str, Any]
 
@@ -57,7 +53,7 @@ class ChunkedSource:
             ) from error
 
 
-def open_file(path: Path, name: str) -> Source:
+def open_file(path: Path, name: str, cache_bytes: int) -> Source:
     """The dataset ``name`` of a file.
 
     Raises
@@ -83,10 +79,10 @@ def open_file(path: Path, name: str) -> Source:
                 f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}."
             )
         raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
-    return open_dataset(found)
+    return open_dataset(found, cache_bytes)
 
 
-def open_dataset(dataset: Any) -> Source:
+def open_dataset(dataset: Any, cache_bytes: int) -> Source:
     """The source of an h5py dataset.
 
     Raises
@@ -120,10 +116,13 @@ def open_dataset(dataset: Any) -> Source:
     if offset is not None and plain_file and _is_plain(dataset):
         return FlatSource(path, "hdf5", offset, shape, dataset.dtype, dtype, facts)
     chunks = dataset.chunks or (1, *dataset.shape[1:])
-    # One row of chunks, across all other axes.
+    # One row of chunks, across all other axes. One that is too large is decoded again for each shard that needs a part of
+    # it; HDF5 then holds the chunk that it decodes, and its encoded bytes.
     across = math.prod(-(-n // c) * c for n, c in zip(dataset.shape[1:], chunks[1:]))
-    cache = min(chunks[0] * across * dataset.dtype.itemsize, _MOST_CACHE_BYTES)
-    return ChunkedSource(_with_cache(dataset, cache), shape, dtype, chunks[0], cache, facts)
+    cache = chunks[0] * across * dataset.dtype.itemsize
+    if cache > cache_bytes:
+        cache = 2 * math.prod(chunks) * dataset.dtype.itemsize
+    return ChunkedSource(_with_cache(dataset, cache), shape, dtype, cache, facts)
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:

@@ -28,7 +28,6 @@ class ArraySource:
     """The file it is mapped from, whose pages are given back once they have been read."""
 
     in_order = False
-    chunk_rows = 1
     read_bytes = 0
 
     @property
