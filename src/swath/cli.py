@@ -100,8 +100,8 @@ def ingest(
     a = swath.ingest(
         list(sources),
         url,
-        chunk_rows=chunk_rows or "auto",
-        shard_rows=shard_rows or "auto",
+        chunk_rows="auto" if chunk_rows is None else chunk_rows,
+        shard_rows="auto" if shard_rows is None else shard_rows,
         row_shape=_integers(row_shape, "--row-shape") if row_shape else None,
         resume=not no_resume,
         **options,
