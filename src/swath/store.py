@@ -43,7 +43,6 @@ FORMAT = 1
 _METADATA = "zarr.json"
 # The metadata of a store that is being built: what it will be, and so whether a second run may carry on.
 _PENDING = "pending.json"
-_LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +245,7 @@ def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iter
     check_vacant(path, overwrite=overwrite)
     part.mkdir(parents=True, exist_ok=True)
     folder = LocalFolder(part)
-    with _locked(part / _LOCK, path):
+    with _locked(part, path):
         if retired.exists():
             if path.exists():
                 shutil.rmtree(retired)
@@ -256,8 +255,7 @@ def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iter
             (part / _METADATA).rename(part / _PENDING)
         if not resume or not _holds(part / _PENDING, pending):
             for entry in part.iterdir():
-                if entry.name != _LOCK:
-                    entry.unlink()
+                entry.unlink()
             folder.put(_PENDING, [memoryview(pending)])
         folder.remove_temporaries()
 
@@ -272,7 +270,6 @@ def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iter
             path.rename(retired)
         part.rename(path)
         sync_folder(path.parent)
-        (path / _LOCK).unlink()  # not before the rename, which it keeps others away from
         shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -296,30 +293,39 @@ def check_vacant(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _locked(lock: Path, path: Path) -> Iterator[None]:
-    """Hold the lock of a store that is being built. The kernel frees it when its holder dies."""
+def _locked(part: Path, path: Path) -> Iterator[None]:
+    """Hold the lock of a store that is being built: of the folder itself, so that no file stays behind.
+
+    The kernel frees it when its holder dies.
+    """
     finished = StoreBusyError(f"Another process finished {path} at this moment. Open it, or run the call again.")
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise finished from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(descriptor)):
-                raise finished  # the file that is locked went along with the store
         except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
             raise StoreBusyError(
-                f"Process {holder} is ingesting into {path}. Wait until it has finished, or stop it."
+                f"Process {_holder(descriptor)} is ingesting into {path}. Wait until it has finished, or stop it."
             ) from None
-        # On a full disk the lock holds without the name of its holder, and the next write says what is wrong.
-        with contextlib.suppress(OSError):
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        if not part.exists() or not os.path.samestat(part.stat(), os.fstat(descriptor)):
+            raise finished  # the folder that is locked has become the store
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """The process that holds the lock of an open file, as the kernel lists it."""
+    inode = str(os.fstat(descriptor).st_ino)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+                return words[4]
+    return "unknown"
 
 
 def _part(path: Path) -> Path:
