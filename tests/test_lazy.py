@@ -187,3 +187,24 @@ def test_a_forked_child_gathers(a: swath.RowArray) -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:
         batch: NDArray[Any] = pool.apply_async(a.gather, (STARTS.tolist(),)).get(timeout=60)
     assert_same(batch, WANTED)
+
+
+_FREED = """
+import gc, sys, weakref
+sys.modules["jinja2"] = None  # as where it is not installed
+import swath
+
+def first_compute():
+    a = swath.open(sys.argv[1])
+    batch = swath.compute(a.windows([1, 2, 3]))
+    return weakref.ref(batch)
+
+gc.disable()
+print(first_compute()())
+"""
+
+
+def test_the_batch_is_freed_when_its_last_name_goes(a: swath.RowArray) -> None:
+    """Also that of the call which imported dask, which keeps the frames of who imports it."""
+    done = subprocess.run([sys.executable, "-c", _FREED, a.url], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"

@@ -16,6 +16,7 @@ from typing import Any
 import dask.array as da
 import dask.local
 import dask.threaded
+import dask.widgets
 import numpy as np
 from dask.base import compute as compute_together
 from dask.base import get_scheduler, tokenize
@@ -28,6 +29,11 @@ from swath.memory import Room, format_bytes, resolve_limit
 from swath.plan import Plan
 from swath.store import Store
 from swath.windows import IntArray, check_starts, check_window
+
+# Without jinja2, dask keeps the ImportError of its first import, with it the frames of all who were importing then, and so
+# the arrays of a caller whose first `compute` brought dask in, for as long as the process lives.
+if isinstance(getattr(dask.widgets, "exception", None), ImportError):
+    dask.widgets.exception.__traceback__ = None
 
 # A block of 128 MiB takes some 50 ms, against about 1 ms for a task and its threads.
 _MOST_BLOCK_BYTES = 128 * 2**20
