@@ -34,10 +34,13 @@ def save(results: Path, name: str, record: dict[str, Any], figure: "Figure | Non
 
 
 def plain_log(ax: "Axes", *names: Literal["x", "y"]) -> None:
-    """Logarithmic axes with their ticks as people write numbers: 0.1, 1, 10."""
-    from matplotlib.ticker import FuncFormatter
+    """Logarithmic axes with their ticks as people write numbers: 0.5, 1, 2, 5, 10."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     for name in names:
         ax.set(**{f"{name}scale": "log"})
-        (ax.xaxis if name == "x" else ax.yaxis).set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    ax.grid(visible=True, which="both", alpha=0.2)
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    ax.minorticks_off()
+    ax.grid(visible=True, alpha=0.25)
