@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from swath import gather as _gather
+from swath.gather import Direct, Verify
 from swath.layout import CodecName
 from swath.memory import resolve_limit
 from swath.plan import Plan
-from swath.store import Store, open_store
+from swath.rows import Rows
 
 if TYPE_CHECKING:
     import dask.array
@@ -27,17 +28,17 @@ class RowArray:
     It is the store as it was when it was opened. It holds no open file: pickle it, fork with it, share it between threads.
     """
 
-    _store: Store
+    _rows: Rows
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array, rows first."""
-        return self._store.facts.layout.shape
+        return self._rows.layout.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the array, and of every batch."""
-        return self._store.facts.layout.dtype
+        return self._rows.layout.dtype
 
     @property
     def ndim(self) -> int:
@@ -47,7 +48,7 @@ class RowArray:
     @property
     def nbytes(self) -> int:
         """Bytes of the whole array in memory."""
-        layout = self._store.facts.layout
+        layout = self._rows.layout
         return layout.n_rows * layout.row_bytes
 
     def __len__(self) -> int:
@@ -56,33 +57,33 @@ class RowArray:
     @property
     def url(self) -> str:
         """Where the store is."""
-        return str(self._store.folder.path)
+        return self._rows.url
 
     @property
     def window(self) -> int:
         """Rows of a window, unless a call says otherwise: what the store was laid out for."""
-        return self._store.facts.window
+        return self._rows.window
 
     @property
     def chunk_rows(self) -> int:
         """Rows that are decoded and checksummed together."""
-        return self._store.facts.layout.chunk_rows
+        return self._rows.layout.chunk_rows
 
     @property
     def shard_rows(self) -> int:
         """Rows of one file."""
-        return self._store.facts.layout.shard_rows
+        return self._rows.layout.shard_rows
 
     @property
-    def codec(self) -> CodecName:
-        """How chunks are compressed."""
-        return self._store.facts.layout.codec
+    def codec(self) -> str:
+        """How chunks are compressed; ``"raw"`` if not."""
+        return self._rows.layout.codec
 
     @property
     def segments(self) -> NDArray[np.int64]:
         """(n, 2) half-open ranges of rows: the recordings, files or episodes that the rows came from."""
-        stops = np.cumsum(self._store.facts.segments, dtype=np.int64)
-        return np.stack([stops - self._store.facts.segments, stops], axis=1)
+        stops = np.cumsum(self._rows.segments, dtype=np.int64)
+        return np.stack([stops - self._rows.segments, stops], axis=1)
 
     def __repr__(self) -> str:
         return (
@@ -90,10 +91,19 @@ class RowArray:
             f"chunks of {self.chunk_rows}, shards of {self.shard_rows}, {self.codec}: {self.url}>"
         )
 
-    def plan(self, starts: ArrayLike, *, window: int | None = None, columns: Any = None) -> Plan:
+    def plan(
+        self,
+        starts: ArrayLike,
+        *,
+        window: int | None = None,
+        columns: Any = None,
+        verify: Verify = "always",
+        direct: Direct = "auto",
+    ) -> Plan:
         """What `gather` would read and cost. Nothing is read.
 
-        Parameters and errors are those of `gather`.
+        Parameters and errors are those of `gather`. For an array that swath did not write it also shows what ingesting
+        it would gain.
 
         Examples
         --------
@@ -103,7 +113,9 @@ class RowArray:
         >>> plan.bytes_wanted, plan.requests
         (128000, 3)
         """
-        return _gather.plan_for(self._store, starts, window, columns, limit=resolve_limit(None))
+        return _gather.plan_for(
+            self._rows, starts, window, columns, limit=resolve_limit(None), verify=verify, direct=direct
+        )
 
     def gather(
         self,
@@ -113,6 +125,8 @@ class RowArray:
         columns: Any = None,
         out: NDArray[Any] | None = None,
         memory_limit: int | str | None = None,
+        verify: Verify = "always",
+        direct: Direct = "auto",
     ) -> NDArray[Any]:
         """Windows of rows, now: ``np.stack([A[s : s + window] for s in starts])``, bit for bit.
 
@@ -128,6 +142,12 @@ class RowArray:
             Where the batch goes: a numpy array or memmap of its shape and dtype. It holds rubbish after an error.
         memory_limit
             What the call may add to this process: bytes, or text such as ``"8GiB"``. By default 90 % of what is left.
+        verify
+            ``"always"`` compares every chunk that is touched with its checksum; ``"never"`` reads only the rows that are
+            wanted, as they are.
+        direct
+            Whether reads pass by the page cache: ``"auto"`` does where the array is more than four times as large as the
+            memory and what is wanted is not cached.
 
         Returns
         -------
@@ -136,7 +156,7 @@ class RowArray:
 
         Raises
         ------
-        StartsError, WindowError, WindowOutOfBoundsError, ColumnsError, OutError
+        StartsError, WindowError, WindowOutOfBoundsError, ColumnsError, OutError, OptionError
             The call is wrong.
         MemoryLimitError
             It would pass the memory limit; nothing was read.
@@ -155,9 +175,18 @@ class RowArray:
         ((3, 4, 10), True)
         """
         limit = resolve_limit(memory_limit)
-        plan = _gather.plan_for(self._store, starts, window, columns, batch_in_memory=out is None, limit=limit)
+        plan = _gather.plan_for(
+            self._rows,
+            starts,
+            window,
+            columns,
+            batch_in_memory=out is None,
+            limit=limit,
+            verify=verify,
+            direct=direct,
+        )
         plan.check(limit)
-        return _gather.gather(self._store, plan, out)
+        return _gather.gather(self._rows, plan, out)
 
     def windows(
         self,
@@ -191,24 +220,51 @@ class RowArray:
         """
         from swath import lazy
 
-        return lazy.windows(self._store, starts, window=window, columns=columns, block=block, memory_limit=memory_limit)
+        return lazy.windows(self._rows, starts, window=window, columns=columns, block=block, memory_limit=memory_limit)
 
 
-def open(url: str | os.PathLike[str]) -> RowArray:
-    """Open the store at ``url``.
+def open(
+    url: str | os.PathLike[str],
+    *,
+    window: int | None = None,
+    dtype: DTypeLike | None = None,
+    row_shape: Sequence[int] | None = None,
+) -> RowArray:
+    """Open a store, or in place, without a copy, an array that another program wrote.
 
-    Reads one small file; the rows are read by `RowArray.gather` and its likes.
+    Reads metadata only; the rows are read by `RowArray.gather` and its likes.
+
+    Parameters
+    ----------
+    url
+        A store; any Zarr array, v2 or v3; a ``.npy`` file; ``"file.h5::dataset"``; a raw binary file.
+    window
+        Rows that most windows will have; by default what a store was laid out for, and 16 for others.
+    dtype, row_shape
+        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default.
 
     Raises
     ------
     StoreNotFoundError
-        There is no store.
+        There is no such file or store.
     IncompleteStoreError
         Its ingest has not finished.
-    FormatError
-        Its metadata are damaged, or of another kind.
+    FormatError, SourceError
+        Its metadata are damaged, or it is no array of rows.
+    OptionError
+        An argument that means nothing here.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> np.save(tmp / "rows.npy", np.arange(1000).reshape(100, 10))
+    >>> swath.open(tmp / "rows.npy").gather([90, 7], window=2)[:, :, 0]
+    array([[900, 910],
+           [ 70,  80]])
     """
-    return RowArray(open_store(url))
+    from swath.opening import open_rows
+
+    return RowArray(open_rows(url, window=window, dtype=dtype, row_shape=row_shape))
 
 
 def ingest(

@@ -1,11 +1,13 @@
 """How do the bytes get from the shards into the batch?
 
-A read of the plan is carried out in one of two ways:
+A read of the plan is carried out in one of three ways:
 
-- Its rows land in the batch itself (`ShardReader.read_rows`): each in the first window that wants it. Windows that
+- Raw rows land in the batch itself (`RawReader.read_rows`): each in the first window that wants it. Windows that
   overlap copy what they share from one another.
-- Where windows are small and many, or only some columns are kept, it lands in the thread's scratch, and is copied
+- Where windows are small and many, or only some columns are kept, they land in the thread's scratch, and are copied
   from there to each place.
+- Encoded chunks are decoded one after another (`ChunkReader.read`), in the batch itself where one window wants all of
+  a chunk, and copied to whoever else wants them.
 
 Reads are handed out in the order of storage, a few at a time, to threads that live as long as the call. This is
 the only pool of threads that reads.
@@ -17,20 +19,27 @@ import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swath.errors import ColumnsError, DamagedStoreError, OutError
+from swath.encoded import ChunkReader, Wanted
+from swath.errors import ColumnsError, DamagedStoreError, OptionError, OutError
 from swath.layout import Layout
-from swath.memory import Room
+from swath.memory import Room, machine_bytes
 from swath.plan import Plan, plan_gather
-from swath.shard import Piece, Scratch, ShardReader
-from swath.store import Store, shard_key
+from swath.raw import Piece, RawReader
+from swath.rows import Access, Rows
+from swath.storage import Scratch
 from swath.windows import IntArray, as_array, check_starts, check_window
 
 Columns = IntArray | slice | None
+Verify = Literal["always", "never"]
+Direct = Literal["auto", "always", "never"]
+
+# Direct I/O where the array is this many times the memory: what has been read will be gone before it is read again.
+_DWARFS = 4
 
 # Reads that a thread takes at once: few enough that threads end together, enough that handing out costs nothing.
 _READS_A_TASK = 16
@@ -51,28 +60,37 @@ _PROBES = 32
 
 
 def plan_for(
-    store: Store,
+    rows: Rows,
     starts: ArrayLike,
     window: int | None,
     columns: Any = None,
     *,
     batch_in_memory: bool = True,
     limit: Room,
+    verify: Verify = "always",
+    direct: Direct = "auto",
 ) -> Plan:
     """Check the request at the door, and plan it. The errors are those of `RowArray.gather`, but for the memory limit."""
-    layout = store.facts.layout
-    rows = check_window(store.facts.window if window is None else window, layout.n_rows)
+    layout = rows.layout
+    window = check_window(rows.window if window is None else window, layout.n_rows)
+    for name, value, kinds in (("verify", verify, get_args(Verify)), ("direct", direct, get_args(Direct))):
+        if value not in kinds:
+            raise OptionError(f"{name} is {value!r}. Choose one of {', '.join(map(repr, kinds))}.")
     return plan_gather(
         layout,
-        check_starts(starts, rows, layout.n_rows),
-        rows,
+        check_starts(starts, window, layout.n_rows),
+        window,
         columns=check_columns(columns, layout),
         batch_in_memory=batch_in_memory,
         limit=limit,
+        verify=verify == "always",
+        direct=direct == "always"
+        or (direct == "auto" and layout.n_rows * layout.row_bytes > _DWARFS * machine_bytes()),
+        is_store=rows.is_store,
     )
 
 
-def gather(store: Store, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[Any]:
+def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Carry out a plan: the batch, in the order that was asked, bit for bit.
 
     Raises
@@ -90,9 +108,9 @@ def gather(store: Store, plan: Plan, out: NDArray[Any] | None = None) -> NDArray
         check_out(out, plan)
     if out.size:
         try:
-            _carry_out(store, plan, out)
+            _carry_out(rows, plan, out)
         finally:  # a replaced store is why a shard is missing, or why its bytes are sound and yet not these rows
-            store.check_unchanged()
+            rows.check_unchanged()
     return out
 
 
@@ -138,16 +156,19 @@ def check_columns(columns: Any, layout: Layout) -> Columns:
     return given.astype(np.int64)
 
 
-def _carry_out(store: Store, plan: Plan, out: NDArray[Any]) -> None:
-    tasks = _tasks(plan)
-    threads = min(_threads(store, plan), len(tasks))
+def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any]) -> None:
+    cached = _is_cached(rows, plan)
+    access = Access(plan.verify, plan.direct and not cached, plan.tiles)
+    threads = _threads(plan, cached)
+    tasks = _tasks(plan, threads)
     shared = iter(tasks)  # `next` on it is one step for the interpreter: threads share it without a lock
 
     def work() -> None:
-        lander = _Lander(store, plan, out)
+        lander = _Lander(rows, plan, access, out)
         for first, stop in shared:
             lander.land(first, stop)
 
+    threads = min(threads, len(tasks))
     if threads == 1:
         work()
         return
@@ -162,49 +183,42 @@ def _carry_out(store: Store, plan: Plan, out: NDArray[Any]) -> None:
                 pass
 
 
-def _tasks(plan: Plan) -> list[tuple[int, int]]:
+def _tasks(plan: Plan, threads: int) -> list[tuple[int, int]]:
     """Ranges of reads ``[first, stop)``, each within one shard."""
     shards = plan.first_chunk // plan.layout.shard_chunks
     borders = np.flatnonzero(np.diff(shards)) + 1
     edges = [0, *borders.tolist(), shards.size]
-    return [(i, min(i + _READS_A_TASK, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, _READS_A_TASK)]
+    most = max(1, min(_READS_A_TASK, shards.size // (4 * threads)))
+    return [(i, min(i + most, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, most)]
 
 
-def _threads(store: Store, plan: Plan) -> int:
+def _threads(plan: Plan, cached: bool) -> int:
     """How many threads: a few for bytes in memory, many for a disk, which needs many requests in flight.
 
     More threads than cores slow down what is in memory (7.3 GB/s with 2 threads, 3.7 with 16, on 2 cores), and fewer
     than 16 slow down a disk (1.3 GB/s with 2, 2.2 with 16).
     """
-    cores = len(os.sched_getaffinity(0))
     if plan.bytes_read < _BYTES_FOR_THREADS:
         return 1
-    return min(plan.threads, cores if _is_cached(store, plan) else plan.threads)
+    return min(plan.threads, len(os.sched_getaffinity(0))) if cached else plan.threads
 
 
-def _is_cached(store: Store, plan: Plan) -> bool:
+def _is_cached(rows: Rows, plan: Plan) -> bool:
     """Whether nine of ten probed reads begin in the page cache."""
-    layout = plan.layout
-    probes = plan.first_chunk[:: -(-plan.first_chunk.size // _PROBES)]
-    cached = 0
-    for chunk in probes.tolist():
-        shard, k = divmod(chunk, layout.shard_chunks)
-        try:
-            with store.folder.open(shard_key(layout, shard)) as file:
-                # Where chunk k would lie if chunks did not compress: near enough in a file that does.
-                offset = layout.index_bytes + k * layout.chunk_bytes
-                cached += file.is_cached(min(offset, max(0, file.size - 1)))
-        except OSError:
-            return True  # the read itself will tell
-    return cached >= 0.9 * probes.size
+    probes = plan.first_chunk[:: -(-plan.first_chunk.size // _PROBES)].tolist()
+    try:
+        return sum(map(rows.is_cached, probes)) >= 0.9 * len(probes)
+    except (OSError, DamagedStoreError):
+        return True  # the read itself will tell
 
 
 class _Lander:
     """Carries out reads, in one thread."""
 
-    def __init__(self, store: Store, plan: Plan, out: NDArray[Any]) -> None:
-        self._store = store
+    def __init__(self, rows: Rows, plan: Plan, access: Access, out: NDArray[Any]) -> None:
+        self._rows = rows
         self._plan = plan
+        self._access = access
         self._out = out
         self._scratch = Scratch()
         # Met for each window: a local name is cheaper than a property.
@@ -215,48 +229,52 @@ class _Lander:
         self._starts = plan.starts
         self._order = plan.order
         self._large = plan.window * plan.layout.row_bytes > _SMALL_WINDOW_BYTES
+        self._parts: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
         # The batch as bytes: rows land in it only where those of a window lie side by side, and are kept whole.
         whole = plan.columns is None and out.flags.c_contiguous
         self._bytes = out.reshape(-1).view(np.uint8) if whole else None
-        self._view = memoryview(np.empty(0, np.uint8) if self._bytes is None else self._bytes)
+        self._view = None if self._bytes is None else memoryview(self._bytes)
 
     def land(self, first: int, stop: int) -> None:
         """Carry out the reads ``[first, stop)`` of one shard."""
-        plan, layout = self._plan, self._plan.layout
-        shard = int(plan.first_chunk[first]) // layout.shard_chunks
-        key = shard_key(layout, shard)
-        try:
-            with self._store.folder.open(key) as file:
-                reader = ShardReader(file, layout, shard, self._store.indexes.get(file, layout), self._scratch)
-                for read in self._reads(first, stop):
-                    self._land_read(reader, *read)
-        except FileNotFoundError:
-            a, b = layout.rows_of(shard)
-            raise DamagedStoreError(
-                f"{self._store.folder.path / key} (rows {a} to {b - 1}) is missing. "
-                "Restore the file, or ingest the source again with overwrite=True."
-            ) from None
+        plan = self._plan
+        shard = int(plan.first_chunk[first]) // self._layout.shard_chunks
+        with self._rows.reader(shard, self._access, self._scratch) as reader:
+            for read in self._reads(first, stop):
+                if isinstance(reader, RawReader):
+                    self._land_raw(reader, *read)
+                else:
+                    self._land_decoded(reader, *read)
 
     def _reads(self, first: int, stop: int) -> Iterator[tuple[int, ...]]:
         plan, some = self._plan, slice(first, stop)
         columns = plan.first_chunk, plan.stop_chunk, plan.first_window, plan.stop_window
         return zip(*(column[some].tolist() for column in columns))
 
-    def _land_read(self, reader: ShardReader, first: int, stop: int, lo: int, hi: int) -> None:
+    def _land_raw(self, reader: RawReader, first: int, stop: int, lo: int, hi: int) -> None:
         if self._bytes is not None and (hi - lo == 1 or (self._large and hi - lo <= _MOST_PIECES)):
             self._land_in_batch(self._bytes, reader, first, stop, lo, hi)
             return
-        n_rows = (stop - first) * self._layout.chunk_rows
-        block = self._scratch.take("block", n_rows * self._row_bytes)
-        reader.read_rows(first, stop, [(0, block)])
-        rows = np.frombuffer(block, self._layout.dtype).reshape(n_rows, *self._layout.row_shape)
-        self._place(rows, first * self._layout.chunk_rows, lo, hi)
+        row0 = first * self._layout.chunk_rows
+        n_rows = min(stop * self._layout.chunk_rows, self._layout.n_rows) - row0
+        block = self._scratch.take("block", (stop - first) * self._chunk_bytes)
+        begin, end = self._plan.row_span
+        if end - begin == self._row_bytes:
+            pieces: list[Piece] = [(0, block[: n_rows * self._row_bytes])]
+        else:
+            starts = (self._starts[lo:hi, None] - row0 + np.arange(self._window)).ravel()
+            wanted = np.unique(starts[(starts >= 0) & (starts < n_rows)]) * self._row_bytes
+            pieces = [(at + begin, block[at + begin : at + end]) for at in wanted.tolist()]
+        reader.read_rows(first, stop, pieces)
+        rows = np.frombuffer(block, self._layout.dtype).reshape(-1, *self._layout.row_shape)[:n_rows]
+        self._place(rows, row0, lo, hi)
 
     def _land_in_batch(
-        self, batch: NDArray[np.uint8], reader: ShardReader, first: int, stop: int, lo: int, hi: int
+        self, batch: NDArray[np.uint8], reader: RawReader, first: int, stop: int, lo: int, hi: int
     ) -> None:
         """Land each row in the first window that wants it; a window copies what it shares with the one before it."""
         row_bytes, window_bytes, view = self._row_bytes, self._window * self._row_bytes, self._view
+        assert view is not None
         # All in bytes from here: the read is [0, end), a window [start, start + window_bytes).
         origin, end = first * self._chunk_bytes, stop * self._chunk_bytes - first * self._chunk_bytes
         pieces: list[Piece] = []
@@ -277,6 +295,37 @@ class _Lander:
             # By numpy, which lets other threads run; a memoryview would copy as fast, and hold them up: 5.3 against 5.55 GB/s.
             batch[target : target + size] = batch[source : source + size]
 
+    def _land_decoded(self, reader: ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
+        starts, order = self._starts[lo:hi].tolist(), self._order[lo:hi].tolist()
+        wanted = Wanted(starts, order, self._window, self._view, self._row_bytes)
+        for chunk in reader.read(first, stop, wanted):
+            a, b = wanted.touching(chunk.row0, chunk.row0 + len(chunk.rows))
+            if self._layout.tiles.are_rows:
+                if chunk.host is None:
+                    self._place(chunk.rows, chunk.row0, lo + a, lo + b)
+                elif b - a > 1:
+                    self._place(chunk.rows, chunk.row0, lo + a, lo + chunk.host)
+                    self._place(chunk.rows, chunk.row0, lo + chunk.host + 1, lo + b)
+                continue
+            if chunk.tile not in self._parts:
+                self._parts[chunk.tile] = self._part_of_row(chunk.tile)
+            kept, part = self._parts[chunk.tile]
+            for start, place in zip(starts[a:b], order[a:b]):
+                begin, end = max(start - chunk.row0, 0), min(start + self._window - chunk.row0, len(chunk.rows))
+                at = chunk.row0 + begin - start
+                window = self._out[place, at : at + end - begin]
+                window[kept] = chunk.rows[begin:end][part]
+
+    def _part_of_row(self, tile: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Where the values of a tile go in the rows of a window, and which of its values these are."""
+        slices = self._layout.tiles.slices(tile)
+        columns, everything = self._plan.columns, slice(None)
+        if columns is None:
+            return (everything, *slices), (everything,)
+        positions = np.arange(self._layout.row_shape[0])[columns]
+        kept = np.flatnonzero((positions >= slices[0].start) & (positions < slices[0].stop))
+        return (everything, kept, *slices[1:]), (everything, positions[kept] - slices[0].start)
+
     def _place(self, rows: NDArray[Any], row0: int, lo: int, hi: int) -> None:
         """Copy from ``rows``, which begin at ``row0`` of the array, what the windows ``[lo, hi)`` want."""
         plan = self._plan
@@ -294,6 +343,7 @@ class _Lander:
     def _place_small(self, rows: NDArray[Any], starts: IntArray, order: IntArray) -> None:
         """Many small windows, all whole in ``rows``, as items of one wide dtype: numpy copies them in its own loop."""
         row_bytes, wide = self._plan.layout.row_bytes, np.dtype(f"V{self._plan.window * self._plan.layout.row_bytes}")
+        rows = np.ascontiguousarray(rows, self._layout.dtype)
         n = len(rows) - self._plan.window + 1
         # Overlapping views: item i is the window that begins at row i.
         windows = np.ndarray(max(n, 0), wide, rows, strides=(row_bytes,)) if n > 0 else np.empty(0, wide)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swath.errors import LayoutError, OptionError
 
@@ -45,15 +46,81 @@ _MOST_SHARD_CHUNKS = 2**14
 
 
 @dataclass(frozen=True, slots=True)
+class Tiles:
+    """How a row is divided among chunks: its shape, and that of a chunk's part of it."""
+
+    row_shape: tuple[int, ...]
+    tile_shape: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Tiles along each axis of a row."""
+        return tuple(-(-n // t) for n, t in zip(self.row_shape, self.tile_shape))
+
+    @property
+    def count(self) -> int:
+        """Tiles of a row."""
+        return math.prod(self.grid)
+
+    @property
+    def are_rows(self) -> bool:
+        """Whether a tile is a whole row, without padding."""
+        return self.row_shape == self.tile_shape
+
+    def slices(self, tile: int) -> tuple[slice, ...]:
+        """The part of a row that a tile holds.
+
+        Examples
+        --------
+        >>> Tiles((10, 4), (6, 4)).slices(1)
+        (slice(6, 10, None), slice(0, 4, None))
+        """
+        parts: list[slice] = []
+        for n, t, count in reversed([*zip(self.row_shape, self.tile_shape, self.grid)]):
+            tile, i = divmod(tile, count)
+            parts.insert(0, slice(i * t, min((i + 1) * t, n)))
+        return tuple(parts)
+
+    def holding(self, columns: slice | NDArray[np.int64] | None) -> tuple[int, ...]:
+        """The tiles that hold these positions along axis 1; all for None.
+
+        Examples
+        --------
+        >>> Tiles((10, 4), (3, 2)).holding(slice(2, 4))
+        (0, 1, 2, 3)
+        """
+        everything = range(self.count)
+        if columns is None or self.are_rows:
+            return tuple(everything)
+        kept = np.arange(self.row_shape[0])[columns] // self.tile_shape[0]
+        wanted, beside = set(kept.tolist()), math.prod(self.grid[1:])
+        return tuple(tile for tile in everything if tile // beside in wanted)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Rows, chunks and shards of one store. Chunks and shards hold whole rows."""
+    """Rows, chunks and files of one array.
+
+    What swath writes has whole rows in each chunk, a crc32c after each, and an index in each shard. Arrays of others
+    may have none of these, and a codec that is only a word for people.
+    """
 
     n_rows: int
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunk_rows: int
     shard_rows: int
-    codec: CodecName
+    """Rows of one file."""
+    codec: str
+    """``"raw"`` where rows lie in the file as they are, in order."""
+    tile_shape: tuple[int, ...] | None = None
+    """The part of a row that a chunk holds; None for all of it."""
+    crc_bytes: int = CRC_BYTES
+    """Stored after each chunk."""
+    entry_bytes: int = INDEX_ENTRY_BYTES
+    """Stored for each chunk in the index of its file; 0 where there is no index."""
+    decode_copies: int = 1
+    """Buffers of a chunk's size that decoding one takes."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,7 +134,7 @@ class Layout:
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of one decoded chunk. The last chunk of an array is stored full, padded with zeros."""
+        """Bytes of the rows of one chunk. The last chunk of an array is stored full, padded with zeros."""
         return self.chunk_rows * self.row_bytes
 
     @property
@@ -76,9 +143,19 @@ class Layout:
         return self.shard_rows // self.chunk_rows
 
     @property
+    def tiles(self) -> Tiles:
+        """How a row is divided among chunks."""
+        return Tiles(self.row_shape, self.row_shape if self.tile_shape is None else self.tile_shape)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one decoded chunk of one tile."""
+        return self.chunk_rows * self.dtype.itemsize * math.prod(self.tiles.tile_shape)
+
+    @property
     def index_bytes(self) -> int:
-        """Bytes of the index at the start of each shard: offset and length of every chunk, and a crc32c."""
-        return self.shard_chunks * INDEX_ENTRY_BYTES + CRC_BYTES
+        """Bytes of the index of each file: offset and length of every chunk, and a crc32c."""
+        return self.shard_chunks * self.entry_bytes + CRC_BYTES if self.entry_bytes else 0
 
     @property
     def n_chunks(self) -> int:
@@ -93,6 +170,11 @@ class Layout:
     def chunks_in(self, shard: int) -> int:
         """How many chunks of this shard hold rows."""
         return min(self.shard_chunks, self.n_chunks - shard * self.shard_chunks)
+
+    def describe_chunk(self, chunk: int) -> str:
+        """A chunk, as messages name it."""
+        row = chunk * self.chunk_rows
+        return f"chunk {chunk} (rows {row} to {min(row + self.chunk_rows, self.n_rows) - 1})"
 
     def rows_of(self, shard: int) -> tuple[int, int]:
         """The half-open range of rows in this shard."""

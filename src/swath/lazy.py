@@ -27,7 +27,7 @@ from swath.errors import MemoryLimitError, OptionError, OutError
 from swath.gather import Columns, check_columns, gather, plan_for
 from swath.memory import Room, format_bytes, resolve_limit
 from swath.plan import Plan
-from swath.store import Store
+from swath.rows import Rows
 from swath.windows import IntArray, check_starts, check_window
 
 # Without jinja2, dask keeps the ImportError of its first import, with it the frames of all who were importing then, and so
@@ -49,23 +49,21 @@ _COPIES_IN_FLIGHT = 2
 class WindowsBlock:
     """The task of one block. Called without arguments, as dask does, it returns the block."""
 
-    store: Store
+    rows: Rows
     starts: IntArray
     window: int
     columns: Columns
 
     def __call__(self) -> NDArray[Any]:
-        return gather(self.store, self.plan(resolve_limit(None)))
+        return gather(self.rows, self.plan(resolve_limit(None)))
 
     def plan(self, limit: Room, *, batch_in_memory: bool = True) -> Plan:
         """The plan of this block."""
-        return plan_for(
-            self.store, self.starts, self.window, self.columns, batch_in_memory=batch_in_memory, limit=limit
-        )
+        return plan_for(self.rows, self.starts, self.window, self.columns, batch_in_memory=batch_in_memory, limit=limit)
 
 
 def windows(
-    store: Store,
+    rows: Rows,
     starts: ArrayLike,
     *,
     window: int | None,
@@ -74,11 +72,11 @@ def windows(
     memory_limit: int | str | None,
 ) -> da.Array:
     """The batch as a dask array; parameters and errors as `RowArray.windows` describes them."""
-    layout = store.facts.layout
-    rows = check_window(store.facts.window if window is None else window, layout.n_rows)
-    checked = check_starts(starts, rows, layout.n_rows)
+    layout = rows.layout
+    window = check_window(rows.window if window is None else window, layout.n_rows)
+    checked = check_starts(starts, window, layout.n_rows)
     kept = check_columns(columns, layout)
-    meta = np.empty((0, rows, *layout.row_shape), layout.dtype)
+    meta = np.empty((0, window, *layout.row_shape), layout.dtype)
     if kept is not None:
         meta = meta[:, :, kept]
     a_window = math.prod(meta.shape[1:]) * layout.dtype.itemsize
@@ -87,13 +85,12 @@ def windows(
         block = max(1, min(_MOST_BLOCK_BYTES, limit.n_bytes // _BLOCKS_IN_LIMIT) // max(1, a_window))
     elif not isinstance(block, (int, np.integer)) or isinstance(block, bool) or block < 1:
         raise OptionError(f"block is {block!r}. Give the number of windows of one block, at least 1.")
-    facts = store.facts
-    name = "windows-" + tokenize(str(store.folder.path), repr(facts), checked, rows, kept, block)
+    name = "windows-" + tokenize(rows.url, rows.version, checked, window, kept, block)
     sizes = tuple(min(block, checked.size - i) for i in range(0, checked.size, block)) or (0,)
     edges = itertools.accumulate(sizes, initial=0)
     tail = (0,) * (meta.ndim - 1)
     graph: dict[Any, Any] = {
-        (name, i, *tail): (WindowsBlock(store, checked[a:b], rows, kept),)
+        (name, i, *tail): (WindowsBlock(rows, checked[a:b], window, kept),)
         for i, (a, b) in enumerate(itertools.pairwise(edges))
     }
     chunks = (sizes, *((n,) for n in meta.shape[1:]))
@@ -174,9 +171,9 @@ def _land(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: Room) -> 
         stop = first + block.starts.size
         plan = block.plan(left, batch_in_memory=not in_place)
         if in_place:
-            gather(block.store, plan, result[first:stop])
+            gather(block.rows, plan, result[first:stop])
         else:
-            result[first:stop] = gather(block.store, plan)
+            result[first:stop] = gather(block.rows, plan)
         first = stop
     return result
 
@@ -203,7 +200,7 @@ def _largest_input(lazy: da.Array) -> int:
     """Bytes of the largest block of windows that the graph begins with."""
     blocks = (task[0] for task in lazy.dask.values() if isinstance(task, tuple) and isinstance(task[0], WindowsBlock))
     # Planning each block of a large graph would sort all its starts: one of each size tells as much.
-    kinds = {(id(block.store), block.starts.size, block.window): block for block in blocks}
+    kinds = {(id(block.rows), block.starts.size, block.window): block for block in blocks}
     return max((block.plan(Room(0, "")).bytes_wanted for block in kinds.values()), default=0)
 
 

@@ -89,6 +89,15 @@ def detect_room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
     return min(rooms, key=lambda room: room.n_bytes, default=Room(2**63 - 1, "nothing that can be read here"))
 
 
+def machine_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The memory that files could be cached in: that of the machine, or of the tightest memory cgroup."""
+    total = [
+        int(line.split()[1]) * 1024 for line in _read(proc / "meminfo").splitlines() if line.startswith("MemTotal:")
+    ]
+    limits = [limit for limit, _, _ in _cgroups(proc, cgroup)]
+    return min(total + limits, default=2**63 - 1)
+
+
 def resolve_limit(memory_limit: int | str | None) -> Room:
     """The limit of one call: the caller's, or a share of the room that is left."""
     if memory_limit is not None:
@@ -129,6 +138,12 @@ def _machine_room(proc: Path) -> Iterator[Room]:
 
 
 def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[Room]:
+    for limit, used, group in _cgroups(proc, cgroup):
+        yield Room(max(0, limit - used), f"the memory cgroup {group}")
+
+
+def _cgroups(proc: Path, cgroup: Path) -> Iterator[tuple[int, int, Path]]:
+    """Limit of each memory cgroup of this process, what is used of it but for page cache, and its folder."""
     for line in _read(proc / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "memory":
@@ -146,12 +161,12 @@ def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[Room]:
             group = group.parent
 
 
-def _one_cgroup(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[Room]:
+def _one_cgroup(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[tuple[int, int, Path]]:
     limit, usage = _read(group / limit_name).strip(), _read(group / usage_name).strip()
     if limit.isdigit() and usage.isdigit() and int(limit) < 2**60:  # v1 says "no limit" with a huge number
         stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
         cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
-        yield Room(max(0, int(limit) - int(usage) + cached), f"the memory cgroup {group}")
+        yield int(limit), int(usage) - cached, group
 
 
 def _rlimit_rooms(proc: Path) -> Iterator[Room]:

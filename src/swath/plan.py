@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from swath.errors import MemoryLimitError
-from swath.layout import CRC_BYTES, Layout
+from swath.layout import Layout, choose_chunk_rows
 from swath.memory import GatherCost, Room, format_bytes
 from swath.windows import IntArray, merge_windows, windows_in
 
@@ -31,6 +31,9 @@ _BLOCK_BYTES = 2**20
 # A preadv takes 1024 buffers: a raw chunk needs two (rows, checksum), and each of up to 100 windows that share the
 # read (`swath.gather`) may split a chunk where it begins and another where it ends.
 _MOST_READ_CHUNKS = 400
+
+# Rows so much wider than the columns that are wanted of them are read a row at a time: a call costs what this many bytes cost.
+_MOST_GAP_BYTES = 2**16
 
 # Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
 INDEX_CACHE_BYTES = 32 * 2**20
@@ -61,9 +64,17 @@ class Plan:
     """(m,) first of the windows, by position in ``starts``, that have rows in the read."""
     stop_window: IntArray
     """(m,) window after the last of them."""
+    verify: bool
+    """Whether every chunk that is touched is read whole and compared with its checksum."""
+    direct: bool
+    """Whether what is not in the page cache is read past it."""
+    tiles: tuple[int, ...]
+    """Which of the chunks that lie side by side in a row are read (see `swath.layout.Tiles`)."""
     threads: int
     """The most threads that may read at once."""
     cost: GatherCost
+    ingested_bytes: int | None
+    """What `bytes_read` would be, on average, after `swath.ingest`; None for a store."""
 
     @property
     def bytes_wanted(self) -> int:
@@ -86,9 +97,33 @@ class Plan:
         return int((self.stop_chunk - self.first_chunk).sum())
 
     @property
+    def reads_rows(self) -> bool:
+        """Whether rows are read as they lie in the file, and no more of them than is wanted."""
+        return self.layout.codec == "raw" and not (self.verify and self.layout.crc_bytes)
+
+    @cached_property
+    def row_span(self) -> tuple[int, int]:
+        """Which bytes of a row are read: all, unless the rest is no part of a checksum and would cost more than it saves."""
+        row_bytes = self.layout.row_bytes
+        if self.columns is None or not self.reads_rows:
+            return 0, row_bytes
+        kept = np.arange(self.layout.row_shape[0])[self.columns]
+        a_column = row_bytes // self.layout.row_shape[0]
+        begin, end = (int(kept.min()) * a_column, (int(kept.max()) + 1) * a_column) if kept.size else (0, 0)
+        return (begin, end) if row_bytes - (end - begin) > _MOST_GAP_BYTES else (0, row_bytes)
+
+    @cached_property
     def bytes_read(self) -> int:
         """Bytes of the chunks with their checksums, and of the indexes. For compressed chunks this is the most it can be."""
-        return self.chunks * (self.layout.chunk_bytes + CRC_BYTES) + self.shards.size * self.layout.index_bytes
+        layout, starts = self.layout, self.starts
+        index = self.shards.size * layout.index_bytes
+        if not self.reads_rows:
+            return self.chunks * (len(self.tiles) * layout.tile_bytes + layout.crc_bytes) + index
+        if not starts.size:
+            return index
+        first = np.maximum(starts[self.first_window], self.first_chunk * layout.chunk_rows)
+        stop = np.minimum(starts[self.stop_window - 1] + self.window, self.stop_chunk * layout.chunk_rows)
+        return int((stop - first).sum()) * (self.row_span[1] - self.row_span[0]) + index
 
     @property
     def amplification(self) -> float:
@@ -124,16 +159,27 @@ class Plan:
         )
 
     def __str__(self) -> str:
+        layout = self.layout
+        tiles = "" if layout.tiles.are_rows else f", {len(self.tiles)} of {layout.tiles.count} tiles of a row"
+        checked = "every chunk is checked" if self.verify and layout.crc_bytes else "nothing is checked by swath"
         rows = {
             "windows": f"{self.starts.size:,} of {self.window} rows",
             "batch": f"{self.batch_shape} {self.layout.dtype}",
             "wanted": format_bytes(self.bytes_wanted),
             "read": f"{format_bytes(self.bytes_read)}, {self.amplification:.2f} bytes for each byte wanted",
             "requests": f"{self.requests:,} in {self.shards.size:,} shards, at most {self.threads} at once",
-            "chunks": f"{self.chunks:,} of {self.layout.chunk_rows} rows ({format_bytes(self.layout.chunk_bytes)}), {self.layout.codec}",
+            "chunks": f"{self.chunks:,} of {layout.chunk_rows} rows ({format_bytes(layout.tile_bytes)}{tiles}), {layout.codec}, {checked}",
             "peak": str(self.cost),
         }
+        if self.ingested_bytes is not None:
+            rows["ingested"] = self._describe_gain(self.ingested_bytes)
         return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+
+    def _describe_gain(self, ingested_bytes: int) -> str:
+        """What `swath.ingest` would gain."""
+        gain = self.bytes_read / max(1, ingested_bytes)
+        how = f"{gain:.1f} times less: see swath.ingest" if gain > 1.5 else "no less, but every chunk checked"
+        return f"a store of swath would read about {format_bytes(ingested_bytes)}, {how}"
 
 
 def plan_gather(
@@ -144,6 +190,9 @@ def plan_gather(
     columns: IntArray | slice | None,
     batch_in_memory: bool,
     limit: Room,
+    verify: bool = True,
+    direct: bool = False,
+    is_store: bool = True,
 ) -> Plan:
     """Plan the gather of checked ``starts``, with as many threads as ``limit`` allows, and at least one.
 
@@ -157,15 +206,18 @@ def plan_gather(
     batch_bytes = math.prod(batch_shape) * layout.dtype.itemsize
 
     spans = merge_windows(starts, window, layout.chunk_rows)
-    read_chunks = max(1, min(_BLOCK_BYTES // layout.chunk_bytes, _MOST_READ_CHUNKS))
+    is_raw = layout.codec == "raw"
+    a_chunk = layout.chunk_bytes if is_raw else layout.tile_bytes
+    read_chunks = max(1, min(_BLOCK_BYTES // a_chunk, _MOST_READ_CHUNKS))
     first, stop = _cut(spans.first, spans.stop, layout.shard_chunks, read_chunks)
     lo, hi = windows_in(spans.starts, window, first * layout.chunk_rows, stop * layout.chunk_rows)
 
     # Sorting and cutting hold a few temporaries of the same length, most of them gone when the batch is made.
     plan_bytes = 2 * sum(array.nbytes for array in (spans.starts, spans.order, first, stop, lo, hi))
-    # Rows of one read; a compressed read also holds its encoded bytes, and one chunk that is kept in part.
+    # What a thread holds of one read: its bytes, and what it decodes to; direct I/O lands in whole blocks first.
     most_chunks = int((stop - first).max()) if first.size else 1
-    scratch = (most_chunks if layout.codec == "raw" else 2 * most_chunks + 1) * layout.chunk_bytes + _THREAD_OVERHEAD
+    held = most_chunks if is_raw else most_chunks + layout.decode_copies
+    scratch = (held + (most_chunks if direct else 0)) * a_chunk + _THREAD_OVERHEAD
     fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + _index_bytes(layout, first)
     threads = int(max(1, min(MOST_THREADS, (limit.n_bytes - fixed) // scratch, first.size)))
     cost = GatherCost(
@@ -174,7 +226,29 @@ def plan_gather(
         scratch=threads * scratch,
         overhead=_CALL_OVERHEAD + _index_bytes(layout, first),
     )
-    return Plan(layout, window, columns, batch_shape, spans.starts, spans.order, first, stop, lo, hi, threads, cost)
+    return Plan(
+        layout=layout,
+        window=window,
+        columns=columns,
+        batch_shape=batch_shape,
+        starts=spans.starts,
+        order=spans.order,
+        first_chunk=first,
+        stop_chunk=stop,
+        first_window=lo,
+        stop_window=hi,
+        verify=verify,
+        direct=direct,
+        tiles=layout.tiles.holding(columns),
+        threads=threads,
+        cost=cost,
+        ingested_bytes=None if is_store else _ingested_bytes(layout, starts.size, window),
+    )
+
+
+def _ingested_bytes(layout: Layout, windows: int, window: int) -> int:
+    """What random windows would read of a store: whole rows, in the chunks that it would have."""
+    return windows * (choose_chunk_rows(window, layout.row_bytes) + window - 1) * layout.row_bytes
 
 
 def _index_bytes(layout: Layout, first_chunk: IntArray) -> int:

@@ -17,14 +17,17 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from crc32c import crc32c
 
+from swath.decoder import Crc32c, Decoder, Numcodec, make_blosc
+from swath.encoded import ChunkReader, EncodedReader, Entries
 from swath.errors import (
+    DamagedStoreError,
     FormatError,
     IncompleteStoreError,
     LayoutError,
@@ -35,8 +38,10 @@ from swath.errors import (
     StoreNotFoundError,
 )
 from swath.layout import CodecName, Layout
-from swath.shard import IndexCache
-from swath.storage import LocalFolder
+from swath.raw import RawReader
+from swath.rows import Access
+from swath.shard import MEND, IndexCache, index_entries
+from swath.storage import LocalFile, LocalFolder, Scratch
 from swath.storage.local import sync_folder
 
 FORMAT = 1
@@ -68,8 +73,35 @@ class Store:
     """What it says."""
     indexes: IndexCache
 
+    is_store = True
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_store, (self.folder, self.encoded)
+        return _make_store, (self.folder, self.encoded, self.window)
+
+    @property
+    def layout(self) -> Layout:
+        """How rows lie in chunks and shards."""
+        return self.facts.layout
+
+    @property
+    def window(self) -> int:
+        """Rows of a window, unless a call says otherwise."""
+        return self.facts.window
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Rows of each segment."""
+        return self.facts.segments
+
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return str(self.folder.path)
+
+    @property
+    def version(self) -> str:
+        """Of the metadata, which name the source and its version."""
+        return repr(self.facts)
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if another store has taken this one's place since it was opened.
@@ -83,9 +115,58 @@ class Store:
                 f"The store at {self.folder.path} was replaced or removed since it was opened. Open it again."
             )
 
+    @contextlib.contextmanager
+    def reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader | ChunkReader]:
+        """What reads the chunks of one shard."""
+        if self.layout.codec == "raw":
+            with self._open(shard, scratch if access.direct else None) as file:
+                index = self.indexes.get(file)
+                offset = self.layout.index_bytes
+                yield RawReader(file, self.layout, shard, scratch, offset=offset, index=index, verify=access.verify)
+        else:
+            decoder = _decoder(self.layout)
+            chosen = decoder if access.verify else decoder.without_checks()
+            with EncodedReader(self, chosen, self.layout, access.tiles, scratch, direct=access.direct) as reader:
+                yield reader
 
-def _make_store(folder: LocalFolder, encoded: bytes) -> Store:
-    return Store(folder, encoded, decode_metadata(encoded, folder.path), IndexCache())
+    @contextlib.contextmanager
+    def _open(self, shard: int, direct: Scratch | None) -> Iterator[LocalFile]:
+        try:
+            with self.folder.open(shard_key(self.layout, shard), direct) as file:
+                yield file
+        except FileNotFoundError:
+            a, b = self.layout.rows_of(shard)
+            missing = self.folder.path / shard_key(self.layout, shard)
+            raise DamagedStoreError(f"{missing} (rows {a} to {b - 1}) is missing. {MEND}") from None
+
+    def key(self, chunk: int, tile: int) -> str:
+        """The shard that holds a chunk."""
+        return shard_key(self.layout, chunk // self.layout.shard_chunks)
+
+    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+        """Where chunks of one shard lie."""
+        origin = first - first % self.layout.shard_chunks
+        return index_entries(self.indexes.get(file), slice(first - origin, stop - origin))
+
+    def is_cached(self, chunk: int) -> bool:
+        """Whether a chunk's first byte is in the page cache."""
+        shard, k = divmod(chunk, self.layout.shard_chunks)
+        with self._open(shard, None) as file:
+            return file.is_cached(min(int(self.indexes.get(file).offsets[k]), max(0, file.size - 1)))
+
+
+def _make_store(folder: LocalFolder, encoded: bytes, window: int | None) -> Store:
+    facts = decode_metadata(encoded, folder.path)
+    if window is not None:
+        facts = replace(facts, window=window)
+    raw_chunk_bytes = facts.layout.chunk_bytes if facts.layout.codec == "raw" else 0
+    return Store(folder, encoded, facts, IndexCache(facts.layout.index_bytes, raw_chunk_bytes=raw_chunk_bytes))
+
+
+def _decoder(layout: Layout) -> Decoder:
+    shape = (layout.chunk_rows, *layout.row_shape)
+    blosc = make_blosc(layout.codec, layout.dtype.itemsize)
+    return Decoder(shape, layout.dtype, layout.dtype, (Crc32c(), Numcodec(blosc)))
 
 
 def shard_key(layout: Layout, shard: int) -> str:
@@ -108,8 +189,8 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     return path.resolve() if path.is_symlink() else path
 
 
-def open_store(url: str | os.PathLike[str]) -> Store:
-    """Open the committed store at ``url``.
+def open_store(url: str | os.PathLike[str], window: int | None = None) -> Store:
+    """Open the committed store at ``url``, for windows of so many rows, or as it says.
 
     Raises
     ------
@@ -128,7 +209,15 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         raise StoreNotFoundError(
             f"There is no store at {path} (no {_METADATA}). Check the path, or ingest into it first."
         ) from None
-    return _make_store(LocalFolder(path), encoded)
+    return _make_store(LocalFolder(path), encoded, window)
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder holds metadata that swath wrote, damaged or not."""
+    try:
+        return b'"swath"' in (path / _METADATA).read_bytes()
+    except OSError:
+        return False
 
 
 def encode_metadata(facts: Facts) -> bytes:
@@ -148,7 +237,8 @@ def encode_metadata(facts: Facts) -> bytes:
     compressors: list[Any] = [Crc32cCodec()]
     if layout.codec != "raw":
         shuffle: Any = "shuffle" if itemsize > 1 else "noshuffle"
-        compressors.insert(0, BloscCodec(cname=layout.codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255)))
+        cname: Any = layout.codec
+        compressors.insert(0, BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255)))
     own: dict[str, Any] = {
         "format": FORMAT,
         "dtype": None,

@@ -1,9 +1,11 @@
-"""HDF5 datasets: contiguous ones are read as files, chunked ones by h5py, each chunk once."""
+"""HDF5 datasets: contiguous ones are read as files, chunked ones by h5py, each chunk once, or in place by their table."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,10 @@ class ChunkedSource:
         """The file's name, size and time, and the dataset's name."""
         return {"kind": "hdf5", **(facts_now(self.facts) if "mtime_ns" in self.facts else self.facts)}
 
+    def chunk_table(self) -> ChunkTable | None:
+        """Where the chunks lie; None for a dataset that only h5py can read."""
+        return _read_chunk_table(self.dataset)
+
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Read by h5py, into ``out`` itself where the dtypes agree."""
         try:
@@ -51,6 +57,63 @@ class ChunkedSource:
                 f"cannot be read ({error}). "
                 "Mend the file, or install the filter it needs (hdf5plugin)."
             ) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkTable:
+    """Where the chunks of a dataset lie in its file, in the order of the chunk grid, and how they are encoded."""
+
+    chunk_shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    filters: tuple[tuple[int, tuple[int, ...]], ...]
+    """Number and options of each filter, in the order of encoding."""
+    fill_value: Any
+    """Of chunks that were never written; their ``sizes`` are 0."""
+    offsets: NDArray[np.int64]
+    """(chunks, tiles) in bytes."""
+    sizes: NDArray[np.int64]
+    skipped: NDArray[np.int64]
+    """Bits of the filters that were left out for each chunk."""
+
+    def entries(self, first: int, stop: int, tile: int) -> list[tuple[int, int, int] | None]:
+        """Offset, length and skipped filters of a tile of these chunks; None for one that was never written."""
+        columns = (column[first:stop, tile].tolist() for column in (self.offsets, self.sizes, self.skipped))
+        return [(offset, size, mask) if size else None for offset, size, mask in zip(*columns)]
+
+
+def _read_chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
+    """The chunk table of a chunked dataset whose values need no conversion; None for others."""
+    if dataset.chunks is None or dataset.file.driver != "sec2" or dataset.dtype.kind not in "iufc":
+        return None
+    if h5py.h5t.py_create(dataset.dtype) != dataset.id.get_type():
+        return None
+    grid = tuple(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks))
+    table = np.zeros((3, *grid), np.int64)
+
+    def note(chunk: Any) -> None:
+        index = tuple(o // c for o, c in zip(chunk.chunk_offset, dataset.chunks))
+        table[(slice(None), *index)] = chunk.byte_offset, chunk.size, chunk.filter_mask
+
+    dataset.id.chunk_iter(note)
+    created = dataset.id.get_create_plist()
+    filters = (created.get_filter(i) for i in range(created.get_nfilters()))
+    offsets, sizes, skipped = table.reshape(3, grid[0], -1)
+    return ChunkTable(
+        dataset.chunks,
+        dataset.dtype,
+        tuple((number, tuple(options)) for number, _, options, _ in filters),
+        dataset.fillvalue,
+        offsets,
+        sizes,
+        skipped,
+    )
+
+
+@contextlib.contextmanager
+def opened(path: str, name: str) -> Iterator[h5py.Dataset]:
+    """A dataset of a file that is opened for the while."""
+    with h5py.File(path, "r") as file:
+        yield file[name]
 
 
 def open_file(path: Path, name: str, cache_bytes: int) -> Source:

@@ -1,5 +1,5 @@
 """Where bytes live."""
 
-from swath.storage.local import LocalFile, LocalFolder
+from swath.storage.local import Buffer, LocalFile, LocalFolder, Scratch
 
-__all__ = ["LocalFile", "LocalFolder"]
+__all__ = ["Buffer", "LocalFile", "LocalFolder", "Scratch"]

@@ -1,0 +1,366 @@
+"""How do the encoded bytes of one chunk become rows?
+
+A `Decoder` is the way back through the codecs that wrote a chunk:
+
+1. bytes to bytes, in turn: compressors, checksums, byte shuffles;
+2. bytes to values: byte order, filters of values (Zarr v2), the order of the axes.
+
+It is made from metadata alone (`from_zarr_v3`, `from_zarr_v2`, `from_hdf5`), or not at all: None means that the chunk
+needs a codec that only its own library can carry out. Nothing here knows of files, or of windows.
+
+A chunk says in its metadata how many bytes it holds. What decodes to more is refused before it is decoded, wherever the
+encoded bytes tell.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from crc32c import crc32c
+from numcodecs.blosc import Blosc
+from numcodecs.registry import get_codec
+from numpy.typing import NDArray
+
+from swath.layout import CRC_BYTES
+
+Buffer = memoryview
+"""A contiguous buffer of bytes (format ``B``)."""
+
+# A checksum of this many bytes takes long enough (2 us) for other threads to run meanwhile; a smaller one is over
+# sooner than the interpreter's lock changes hands.
+BYTES_TO_RELEASE_GIL = 2**16
+
+
+class DecodeError(ValueError):
+    """The bytes of a chunk are not what its codecs write; `swath.encoded` says which chunk."""
+
+
+class Step(Protocol):
+    """One codec from bytes to bytes."""
+
+    def decode(self, encoded: Buffer, most_bytes: int) -> Buffer:
+        """The decoded bytes, at most so many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Crc32c:
+    """A crc32c after the bytes."""
+
+    def decode(self, encoded: Buffer, most_bytes: int) -> Buffer:
+        """Check, and cut off."""
+        body = encoded[:-CRC_BYTES]
+        if len(encoded) < CRC_BYTES or checksum(body) != int.from_bytes(encoded[-CRC_BYTES:], "little"):
+            raise DecodeError("has a wrong checksum")
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """A checksum after the bytes, which is not looked at."""
+
+    n_bytes: int
+
+    def decode(self, encoded: Buffer, most_bytes: int) -> Buffer:
+        """Cut off."""
+        return encoded[: -self.n_bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Inflate:
+    """zlib or gzip, by the standard library, which stops at a number of bytes."""
+
+    wbits: int
+
+    def decode(self, encoded: Buffer, most_bytes: int) -> Buffer:
+        """Decompress; the stream's own checksum is looked at."""
+        decompress = zlib.decompressobj(self.wbits)
+        decoded = decompress.decompress(encoded, most_bytes)
+        if not decompress.eof:
+            decompress.decompress(decompress.unconsumed_tail, 1)  # the checksum stands after the last byte
+        if not decompress.eof:
+            raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
+        return memoryview(decoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Numcodec:
+    """A codec of numcodecs."""
+
+    codec: Any
+
+    def decode(self, encoded: Buffer, most_bytes: int) -> Buffer:
+        """Decode, unless the bytes announce too many."""
+        announced = announced_bytes(self.codec.codec_id, encoded)
+        if announced is not None and announced > most_bytes:
+            raise DecodeError(f"announces {announced} bytes, and a chunk has {most_bytes}")
+        return _bytes(self.codec.decode(encoded))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The codecs of an array's chunks, from the encoded bytes back to the values."""
+
+    shape: tuple[int, ...]
+    """Of a chunk, whole even at the edge of the array."""
+    stored: np.dtype[Any]
+    """As it is encoded, in either byte order."""
+    dtype: np.dtype[Any]
+    """In native byte order."""
+    steps: tuple[Step, ...] = ()
+    """Bytes to bytes, in the order of decoding."""
+    filters: tuple[Any, ...] = ()
+    """Codecs of numcodecs that make values of values, in the order of decoding."""
+    axes: tuple[int, ...] | None = None
+    """The axis of the array that each axis of the encoded chunk is; None where they stand in order."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of one decoded chunk."""
+        return math.prod(self.shape) * self.stored.itemsize
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that a chunk may have on its way: a filter may widen its values, and else no codec adds much."""
+        return 8 * self.n_bytes if self.filters else self.n_bytes + self.n_bytes // 16 + 4096
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a chunk."""
+        return math.prod(self.shape[1:]) * self.stored.itemsize
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the decoded bytes are the rows, one after another, as they are in memory."""
+        return self.axes is None and not self.filters and self.stored == self.dtype
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the bytes in the file are the rows, in either byte order."""
+        return self.axes is None and not self.filters and not self.steps
+
+    def without_checks(self) -> Decoder:
+        """The same, without looking at checksums."""
+        steps = tuple(Unchecked(CRC_BYTES) if isinstance(step, Crc32c) else step for step in self.steps)
+        return Decoder(self.shape, self.stored, self.dtype, steps, self.filters, self.axes)
+
+    def skipping(self, mask: int) -> Decoder:
+        """The same, without the steps whose bits are set: HDF5 leaves out a filter that did not help a chunk."""
+        kept = tuple(step for i, step in enumerate(reversed(self.steps)) if not mask >> i & 1)
+        return Decoder(self.shape, self.stored, self.dtype, kept[::-1], self.filters, self.axes)
+
+    def decode(self, encoded: Buffer, first: int, stop: int, out: Buffer) -> NDArray[Any]:
+        """Rows ``[first, stop)`` of a chunk, decoding no more than the codecs make needful.
+
+        The last codec decodes into ``out``, of `n_bytes`, where it can: the rows are then a view of it. A decoder that is
+        not plain may return other memory.
+
+        Raises
+        ------
+        DecodeError
+        """
+        try:
+            for step in self.steps[:-1]:
+                encoded = step.decode(encoded, self.most_bytes)
+            begin, end = 0, self.n_bytes
+            if self.steps:
+                encoded, begin, end = self._last(self.steps[-1], encoded, first, stop, out)
+            if self.filters:
+                return self._filtered(encoded)[first:stop]
+        except (RuntimeError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
+            raise error if isinstance(error, DecodeError) else DecodeError(f"cannot be decoded ({error})") from error
+        if len(encoded) != end - begin:
+            raise DecodeError(f"decodes to {len(encoded)} bytes, not {end - begin}")
+        if self.axes is None:
+            rows = encoded[first * self.row_bytes - begin : stop * self.row_bytes - begin]
+            return np.ndarray((stop - first, *self.shape[1:]), self.stored, rows)
+        return self._in_order(np.frombuffer(encoded, np.uint8).view(self.stored))[first:stop]
+
+    def _last(self, step: Step, encoded: Buffer, first: int, stop: int, out: Buffer) -> tuple[Buffer, int, int]:
+        """The decoded bytes, and which bytes of the chunk they are."""
+        begin, end = 0, self.n_bytes
+        if isinstance(step, Numcodec):
+            if step.codec.codec_id == "blosc" and self.is_plain:
+                encoded, begin, end = blosc_part(encoded, first * self.row_bytes, stop * self.row_bytes, self.n_bytes)
+            if announced_bytes(step.codec.codec_id, encoded) == end - begin:
+                step.codec.decode(encoded, out[begin:end])
+                return out[begin:end], begin, end
+        return step.decode(encoded, self.most_bytes if self.filters else end - begin), begin, end
+
+    def _filtered(self, encoded: Buffer) -> NDArray[Any]:
+        values: Any = np.frombuffer(encoded, np.uint8)
+        for codec in self.filters:
+            values = codec.decode(values)
+        return self._in_order(np.ascontiguousarray(values).reshape(-1).view(self.stored))
+
+    def _in_order(self, values: NDArray[Any]) -> NDArray[Any]:
+        """All values of a chunk, with the axes as the array has them."""
+        if values.size != math.prod(self.shape):
+            raise DecodeError(f"decodes to {values.size} values, not {math.prod(self.shape)}")
+        axes = self.axes or tuple(range(len(self.shape)))
+        return np.asarray(values.reshape([self.shape[axis] for axis in axes]).transpose(np.argsort(axes)))
+
+
+def checksum(body: Buffer) -> int:
+    """The crc32c of these bytes; other threads run meanwhile where that pays."""
+    return int(crc32c(body, 0, len(body) >= BYTES_TO_RELEASE_GIL))
+
+
+def make_blosc(codec: str, itemsize: int) -> Blosc | None:
+    """The compressor of a store's codec, by its name (`swath.layout.CodecName`); None for raw."""
+    if codec == "raw":
+        return None
+    shuffle = Blosc.SHUFFLE if itemsize > 1 else Blosc.NOSHUFFLE
+    return Blosc(cname=codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255))
+
+
+def from_zarr_v3(codecs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Decoder | None:
+    """The decoder of a Zarr v3 chain of codecs, in the order of ``zarr.json``; None if it has one that is not known here."""
+    native = np.result_type(dtype)
+    stored, axes = native, tuple(range(len(shape)))
+    steps: list[Step] = []
+    has_bytes = False
+    for codec in codecs:
+        name, options = codec["name"], codec.get("configuration") or {}
+        if name == "transpose" and not has_bytes:
+            axes = tuple(axes[i] for i in options["order"])
+        elif name == "bytes" and not has_bytes:
+            has_bytes = True
+            stored = native.newbyteorder(">" if options.get("endian") == "big" else "<")
+        elif not has_bytes or (step := _bytes_step(name, options)) is None:
+            return None
+        else:
+            steps.insert(0, step)
+    if not has_bytes:
+        return None
+    in_order = axes == tuple(range(len(shape)))
+    return Decoder(shape, stored, native, tuple(steps), axes=None if in_order else axes)
+
+
+# Codecs from bytes to bytes. The rest of numcodecs make values of values, or Python objects.
+_BYTES_CODECS = {"zlib", "gzip", "bz2", "lzma", "blosc", "zstd", "lz4", "shuffle", "crc32", "adler32", "fletcher32", "jenkins_lookup3"}  # fmt: skip
+
+
+def _bytes_step(name: str, options: Mapping[str, Any]) -> Step | None:
+    identifier = name.removeprefix("numcodecs.")
+    if name in ("crc32c", "numcodecs.crc32c"):
+        # numcodecs puts its checksum in front unless told otherwise.
+        return Crc32c() if name == "crc32c" or options.get("location") == "end" else None
+    if identifier in ("gzip", "zlib"):
+        return Inflate(31 if identifier == "gzip" else 15)
+    if identifier in ("blosc", "zstd") or (name != identifier and identifier in _BYTES_CODECS):
+        return _numcodec(identifier, **({} if identifier == "blosc" else options))
+    return None
+
+
+def _numcodec(identifier: str, **options: Any) -> Numcodec:
+    return Numcodec(get_codec({"id": identifier, **options}))
+
+
+def from_zarr_v2(
+    compressor: Any, filters: Sequence[Any], order: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Decoder:
+    """The decoder of a Zarr v2 array: all its codecs are those of numcodecs."""
+    steps: list[Step] = []
+    if compressor is not None:
+        inflate = {"zlib": 15, "gzip": 31}.get(compressor.codec_id)
+        steps.append(Numcodec(compressor) if inflate is None else Inflate(inflate))
+    axes = tuple(reversed(range(len(shape)))) if order == "F" and len(shape) > 1 else None
+    return Decoder(shape, dtype, np.result_type(dtype), tuple(steps), tuple(reversed(filters)), axes)
+
+
+HDF5_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32001: "blosc", 32015: "zstd"}
+"""The filters of HDF5 that are decoded here, by their registered numbers."""
+
+
+def from_hdf5(filters: Sequence[tuple[int, tuple[int, ...]]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Decoder | None:  # fmt: skip
+    """The decoder of a pipeline of HDF5 filters ``(number, options)``; None if it has one that is not known here."""
+    steps: list[Step] = []
+    for number, options in filters:
+        name = HDF5_FILTERS.get(number)
+        if name is None:
+            return None
+        if name == "deflate":
+            steps.insert(0, Inflate(15))
+        elif name == "shuffle":
+            steps.insert(0, _numcodec(name, elementsize=options[0] if options else dtype.itemsize))
+        else:
+            steps.insert(0, _numcodec(name))
+    return Decoder(shape, dtype, np.result_type(dtype), tuple(steps))
+
+
+_BLOSC_HEADER = struct.Struct("<4B3I")
+_BLOSC_COPIED = 2
+
+
+def blosc_part(encoded: Buffer, first: int, stop: int, n_bytes: int) -> tuple[Buffer, int, int]:
+    """A blosc buffer of those blocks of another that hold the decoded bytes ``[first, stop)``, and which bytes they hold.
+
+    Blosc compresses a buffer in blocks, each on its own, and lists where each begins: with a header of its own, a run of
+    blocks is a buffer too. A chunk of 16 MB of which one window of 256 KB is wanted decodes 60 times faster.
+
+    Source of the format: c-blosc, README_CHUNK_FORMAT.rst.
+    """
+    whole = encoded, 0, n_bytes
+    if len(encoded) < _BLOSC_HEADER.size:
+        return whole
+    version, lz_version, flags, typesize, announced, block, _ = _BLOSC_HEADER.unpack_from(encoded)
+    if flags & _BLOSC_COPIED or not 0 < block < n_bytes or announced != n_bytes:
+        return whole
+    n_blocks = -(-n_bytes // block)
+    a, b = first // block, -(-stop // block)
+    if n_bytes % block and a == n_blocks - 1:
+        a -= 1  # the last block, where it is short, is laid out in its own way: a buffer of it alone would be misread
+    if len(encoded) < _BLOSC_HEADER.size + 4 * n_blocks:
+        return whole
+    starts = np.frombuffer(encoded, "<u4", n_blocks, _BLOSC_HEADER.size).astype(np.int64)
+    # Several threads write blocks in the order in which they are ready: each ends where the next in the buffer begins.
+    in_buffer = np.append(np.sort(starts), len(encoded))
+    ends = in_buffer[np.searchsorted(in_buffer, starts, side="right")] if starts.max() < len(encoded) else starts
+    if b - a == n_blocks or (ends <= starts).any():
+        return whole
+    begins, sizes = starts[a:b], (ends - starts)[a:b]
+    table = np.cumsum(sizes) - sizes + _BLOSC_HEADER.size + 4 * (b - a)
+    kept = min(b * block, n_bytes) - a * block
+    size = _BLOSC_HEADER.size + 4 * (b - a) + int(sizes.sum())
+    header = _BLOSC_HEADER.pack(version, lz_version, flags, typesize, kept, block, size)
+    blocks = (encoded[i : i + n] for i, n in zip(begins.tolist(), sizes.tolist()))
+    return memoryview(b"".join((header, table.astype("<u4").tobytes(), *blocks))), a * block, a * block + kept
+
+
+def announced_bytes(codec_id: str, encoded: Buffer) -> int | None:
+    """How many bytes the encoded ones say that they decode to; None where they do not say.
+
+    Sources of the formats: c-blosc, README_CHUNK_FORMAT.rst; RFC 8878, 3.1.1.1; numcodecs, lz4.pyx.
+    """
+    if codec_id == "blosc":
+        return int.from_bytes(encoded[4:8], "little") if len(encoded) >= _BLOSC_HEADER.size else None
+    if codec_id == "shuffle":
+        return len(encoded)
+    if codec_id == "lz4":
+        return int.from_bytes(encoded[:4], "little")
+    if codec_id == "zstd" and len(encoded) > 5:
+        descriptor = encoded[4]
+        single_segment = descriptor >> 5 & 1
+        width = (single_segment, 2, 4, 8)[descriptor >> 6]
+        at = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+        if width:
+            return int.from_bytes(encoded[at : at + width], "little") + (256 if width == 2 else 0)
+    return None
+
+
+def _bytes(decoded: Any) -> Buffer:
+    if isinstance(decoded, np.ndarray):
+        return memoryview(np.ascontiguousarray(decoded).reshape(-1).view(np.uint8))
+    return memoryview(decoded).cast("B")
+
+
+def _copy(out: Buffer, decoded: Buffer) -> None:
+    # By numpy, which lets other threads run meanwhile.
+    np.frombuffer(out, np.uint8)[...] = np.frombuffer(decoded, np.uint8)

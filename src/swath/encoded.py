@@ -1,0 +1,299 @@
+"""How do rows get out of chunks that must be decoded, or that do not hold whole rows?
+
+A row of chunks is a run of rows; where chunks do not hold whole rows it has several *tiles*, side by side along the other
+axes. A reader yields the rows of one tile of one chunk at a time, each fetched and decoded once, whoever wants it:
+
+- `EncodedReader` finds each chunk in its file, fetches a run of neighbours in one range, and decodes by `swath.decoder`,
+  into the batch itself where one window wants all of a chunk;
+- `LibraryReader` asks zarr-python or h5py for the block, for codecs that only they know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.decoder import DecodeError, Decoder
+from swath.errors import DamagedStoreError
+from swath.layout import Layout
+from swath.shard import MEND
+from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
+
+# Chunks that lie this near to each other are fetched in one range.
+_MOST_GAP_BYTES = 2**16
+_MOST_RANGE_BYTES = 2**20
+
+# Tiles may lie in thousands of files; 32 threads shall stay within the 1024 files that a process may open.
+_MOST_OPEN_FILES = 8
+
+
+Entries = list[tuple[int, int, int] | None]
+"""Offset, length and skipped filters of some chunks in a file; None for one that was never written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The windows that share a read, by which a reader knows what of a chunk is wanted."""
+
+    starts: list[int]
+    """First row of each window, ascending."""
+    order: list[int]
+    """Place in the batch of each."""
+    window: int
+    batch: Buffer | None
+    """The batch as bytes, where windows lie in it whole."""
+    row_bytes: int
+
+    def touching(self, row0: int, row1: int) -> tuple[int, int]:
+        """The half-open range of windows with rows in ``[row0, row1)``."""
+        return bisect_right(self.starts, row0 - self.window), bisect_left(self.starts, row1)
+
+    def host(self, row0: int, row1: int) -> tuple[int, Buffer] | None:
+        """A window that holds all rows ``[row0, row1)``, and where they lie in the batch; None if there is none."""
+        i = bisect_right(self.starts, row0) - 1
+        if self.batch is None or i < 0 or self.starts[i] + self.window < row1:
+            return None
+        begin = (self.order[i] * self.window + row0 - self.starts[i]) * self.row_bytes
+        return i, self.batch[begin : begin + (row1 - row0) * self.row_bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Rows of one tile of one chunk."""
+
+    row0: int
+    """First row, in the array."""
+    rows: NDArray[Any]
+    tile: int
+    host: int | None
+    """The window, by position in `Wanted`, in which these rows lie already."""
+
+
+class ChunkReader(Protocol):
+    """Reads rows that must be decoded. One thread at a time."""
+
+    def read(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> Iterator[Decoded]:
+        """What is wanted of the chunks ``[first_chunk, stop_chunk)`` of one shard; valid until the next is taken.
+
+        Raises
+        ------
+        DamagedStoreError
+        """
+        ...
+
+
+class ChunkMap(Protocol):
+    """Where chunks lie."""
+
+    @property
+    def folder(self) -> LocalFolder:
+        """The folder of the files."""
+        ...
+
+    def key(self, chunk: int, tile: int) -> str:
+        """The file that holds this tile of a chunk."""
+        ...
+
+    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+        """Where this tile of chunks in one file lies."""
+        ...
+
+
+class EncodedReader:
+    """Fetches and decodes chunks of one shard, or of one row of shards, with the files that it opens."""
+
+    def __init__(
+        self,
+        chunks: ChunkMap,
+        decoder: Decoder,
+        layout: Layout,
+        tiles: tuple[int, ...],
+        scratch: Scratch,
+        *,
+        direct: bool,
+        fill_value: Any = None,
+    ) -> None:
+        """A chunk that was never written holds ``fill_value``; where that is None, it is damage."""
+        self._chunks = chunks
+        self._decoder = decoder
+        self._layout = layout
+        self._tiles = tiles
+        self._scratch = scratch
+        self._direct = scratch if direct else None
+        self._fill_value = fill_value
+        self._files = contextlib.ExitStack()
+        self._open: dict[str, LocalFile] = {}
+
+    def __enter__(self) -> EncodedReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._files.close()
+
+    def read(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> Iterator[Decoded]:
+        """What is wanted of the chunks; see `ChunkReader`."""
+        for tile in self._tiles:
+            file = self._file(first_chunk, tile)
+            entries: Entries = (
+                [None] * (stop_chunk - first_chunk)
+                if file is None
+                else self._chunks.entries(file, first_chunk, stop_chunk, tile)
+            )
+            for begin, end in _runs(entries):
+                yield from self._read_run(file, first_chunk + begin, entries[begin:end], tile, wanted)
+
+    def _file(self, chunk: int, tile: int) -> LocalFile | None:
+        key = self._chunks.key(chunk, tile)
+        if key not in self._open:
+            if len(self._open) >= _MOST_OPEN_FILES:
+                self._files.close()
+                self._open.clear()
+            try:
+                self._open[key] = self._files.enter_context(self._chunks.folder.open(key, self._direct))
+            except FileNotFoundError:
+                if self._fill_value is not None:
+                    return None
+                a, b = self._layout.rows_of(chunk // self._layout.shard_chunks)
+                raise DamagedStoreError(
+                    f"{self._chunks.folder.path / key} (rows {a} to {b - 1}) is missing. {MEND}"
+                ) from None
+        return self._open[key]
+
+    def _read_run(
+        self, file: LocalFile | None, chunk: int, entries: Entries, tile: int, wanted: Wanted
+    ) -> Iterator[Decoded]:
+        """Chunks whose bytes are fetched in one range, or one that has none."""
+        chunk_rows, n_rows = self._layout.chunk_rows, self._layout.n_rows
+        if file is None or entries[0] is None:
+            row0 = chunk * chunk_rows
+            yield self._missing(file, chunk, row0, min(row0 + chunk_rows, n_rows), tile)
+            return
+        known = [entry for entry in entries if entry is not None]
+        for k, (offset, length, _) in enumerate(known):
+            if length > self._decoder.most_bytes:
+                self._damaged(file, chunk + k, f"has {length} bytes, and can have {self._decoder.most_bytes} at most")
+            if offset + length > file.size:
+                self._damaged(file, chunk + k, f"ends early: the file has {file.size} bytes")
+        encoded, base = memoryview(b""), 0
+        if not self._decoder.is_identity:
+            base = known[0][0]
+            encoded = self._fetch(file, base, known[-1][0] + known[-1][1] - base, chunk)
+        for k, (offset, length, mask) in enumerate(known):
+            row0 = (chunk + k) * chunk_rows
+            row1 = min(row0 + chunk_rows, n_rows)
+            i, j = wanted.touching(row0, row1)
+            if i >= j:
+                continue
+            lo = max(row0, wanted.starts[i]) - row0
+            hi = min(row1, wanted.starts[j - 1] + wanted.window) - row0
+            whole = lo == 0 and hi == chunk_rows and self._layout.tiles.are_rows and self._decoder.is_plain
+            host = wanted.host(row0, row1) if whole else None
+            if self._decoder.is_identity:
+                rows = self._fetch_rows(file, offset, length, chunk + k, lo, hi, host)
+            else:
+                rows = self._decode(file, encoded[offset - base :][:length], mask, chunk + k, lo, hi, host)
+            hosted = host is not None and np.may_share_memory(rows, np.frombuffer(host[1], np.uint8))
+            yield Decoded(row0 + lo, self._clip(rows, tile), tile, host[0] if host and hosted else None)
+
+    def _fetch(self, file: LocalFile, offset: int, length: int, chunk: int) -> Buffer:
+        encoded = self._scratch.take("encoded", length)
+        got = file.read_into([encoded], length, offset)
+        if got < length:
+            self._damaged(file, chunk, f"ends early: the file has {file.size} bytes")
+        return encoded
+
+    def _fetch_rows(
+        self, file: LocalFile, offset: int, length: int, chunk: int, lo: int, hi: int, host: tuple[int, Buffer] | None
+    ) -> NDArray[Any]:
+        """Rows that are stored as they are: only those that are wanted."""
+        decoder = self._decoder
+        if length < hi * decoder.row_bytes or length > decoder.n_bytes:
+            self._damaged(file, chunk, f"has {length} bytes, not {decoder.n_bytes}")
+        n_bytes = (hi - lo) * decoder.row_bytes
+        out = self._scratch.take("chunk", n_bytes) if host is None else host[1]
+        if file.read_into([out], n_bytes, offset + lo * decoder.row_bytes) < n_bytes:
+            self._damaged(file, chunk, f"ends early: the file has {file.size} bytes")
+        return np.ndarray((hi - lo, *decoder.shape[1:]), decoder.stored, out)
+
+    def _decode(
+        self,
+        file: LocalFile,
+        encoded: Buffer,
+        mask: int,
+        chunk: int,
+        lo: int,
+        hi: int,
+        host: tuple[int, Buffer] | None,
+    ) -> NDArray[Any]:
+        decoder = self._decoder.skipping(mask) if mask else self._decoder
+        out = self._scratch.take("chunk", decoder.n_bytes) if host is None else host[1]
+        try:
+            return decoder.decode(encoded, lo, hi, out)
+        except DecodeError as error:
+            self._damaged(file, chunk, str(error))
+
+    def _missing(self, file: LocalFile | None, chunk: int, row0: int, row1: int, tile: int) -> Decoded:
+        if self._fill_value is None:
+            assert file is not None
+            self._damaged(file, chunk, "is missing")
+        rows = np.full((row1 - row0, *self._decoder.shape[1:]), self._fill_value, self._decoder.dtype)
+        return Decoded(row0, self._clip(rows, tile), tile, None)
+
+    def _clip(self, rows: NDArray[Any], tile: int) -> NDArray[Any]:
+        """Without what a chunk at the edge holds beyond the array."""
+        tiles = self._layout.tiles
+        if tiles.are_rows:
+            return rows
+        return rows[(slice(None), *(slice(0, part.stop - part.start) for part in tiles.slices(tile)))]
+
+    def _damaged(self, file: LocalFile, chunk: int, what: str) -> NoReturn:
+        raise DamagedStoreError(f"{file.path}: {self._layout.describe_chunk(chunk)} {what}. {MEND}")
+
+
+def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
+    """Runs of chunks whose bytes lie one after another, near enough to be fetched in one range."""
+    begin = 0
+    for k in range(1, len(entries) + 1):
+        if k < len(entries):
+            first, before, entry = entries[begin], entries[k - 1], entries[k]
+            if first is not None and before is not None and entry is not None:
+                gap = entry[0] - before[0] - before[1]
+                if 0 <= gap <= _MOST_GAP_BYTES and entry[0] + entry[1] - first[0] <= _MOST_RANGE_BYTES:
+                    continue
+        yield begin, k
+        begin = k
+
+
+class LibraryReader:
+    """Reads blocks through zarr-python, h5py or numpy, each once."""
+
+    def __init__(self, array: Any, where: str, layout: Layout, tiles: tuple[int, ...]) -> None:
+        self._array = array
+        self._where = where
+        self._layout = layout
+        self._tiles = tiles
+
+    def read(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> Iterator[Decoded]:
+        """What is wanted of the chunks; see `ChunkReader`."""
+        layout = self._layout
+        for chunk, tile in itertools.product(range(first_chunk, stop_chunk), self._tiles):
+            row0, row1 = chunk * layout.chunk_rows, min((chunk + 1) * layout.chunk_rows, layout.n_rows)
+            i, j = wanted.touching(row0, row1)
+            if i >= j:
+                continue
+            lo, hi = max(row0, wanted.starts[i]), min(row1, wanted.starts[j - 1] + wanted.window)
+            try:
+                # A dataset of arrays has fewer axes than what is read of it.
+                rows = self._array[(slice(lo, hi), *layout.tiles.slices(tile)[: self._array.ndim - 1])]
+            except Exception as error:  # whatever a codec of somebody else raises
+                raise DamagedStoreError(
+                    f"{self._where}: {layout.describe_chunk(chunk)} cannot be read ({error}). {MEND}"
+                ) from error
+            yield Decoded(lo, np.asarray(rows), tile, None)

@@ -1,0 +1,225 @@
+"""How are rows read from a Zarr array that another program wrote?
+
+zarr-python opens it, so that whatever it knows of (v2 or v3, any data type, any codec) is known here. Where chunks lie
+and how they are encoded is then read from its metadata: chunks are fetched and decoded by the engine, each once. An array
+with a codec that only zarr-python can decode is read through it, a block at a time.
+
+Chunks that were never written hold the fill value, as Zarr says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swath.decoder import Decoder, from_zarr_v2, from_zarr_v3
+from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
+from swath.errors import FormatError, StoreChangedError
+from swath.layout import INDEX_ENTRY_BYTES, Layout
+from swath.rows import Access
+from swath.shard import IndexCache, index_entries
+from swath.storage import LocalFile, LocalFolder, Scratch
+
+_METADATA = ("zarr.json", ".zarray")
+
+# What zarr-python holds of a chunk while it decodes it: encoded, decoded, and in the shape of the block.
+_LIBRARY_COPIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How a shard holds chunks."""
+
+    grid: tuple[int, ...]
+    """Chunks along each axis of a shard."""
+    indexes: IndexCache
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignZarr:
+    """A Zarr array as it was when it was opened."""
+
+    folder: LocalFolder
+    encoded: bytes
+    """The metadata as they were."""
+    metadata: Any
+    """What zarr-python makes of them."""
+    layout: Layout
+    window: int
+    decoder: Decoder | None
+    sharding: Sharding | None
+    fill_value: Any
+
+    is_store = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_zarr, (self.folder.path, self.window)
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The array is one segment."""
+        return (self.layout.n_rows,)
+
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return str(self.folder.path)
+
+    @property
+    def version(self) -> str:
+        """Of the metadata; Zarr has none of the chunks."""
+        return self.encoded.decode()
+
+    @contextlib.contextmanager
+    def reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[ChunkReader]:
+        """What reads the chunks of one row of files."""
+        if self.decoder is None:
+            yield LibraryReader(_open_array(self.folder.path), self.url, self.layout, access.tiles)
+            return
+        decoder = self.decoder if access.verify else self.decoder.without_checks()
+        with EncodedReader(
+            self, decoder, self.layout, access.tiles, scratch, direct=access.direct, fill_value=self.fill_value
+        ) as reader:
+            yield reader
+
+    def key(self, chunk: int, tile: int) -> str:
+        """The file that holds this tile of a chunk."""
+        index = self._index(chunk, tile)
+        if self.sharding is not None:
+            index = tuple(i // n for i, n in zip(index, self.sharding.grid))
+        return str(self.metadata.encode_chunk_key(index))
+
+    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+        """Where this tile of some chunks lies in its file."""
+        if self.sharding is None:
+            return [(0, file.size, 0)]
+        grid = self.sharding.grid
+        inside = tuple(i % n for i, n in zip(self._index(first, tile), grid))
+        a_row = math.prod(grid[1:])
+        which = int(np.ravel_multi_index(inside, grid)) + a_row * np.arange(stop - first)
+        return index_entries(self.sharding.indexes.get(file), which)
+
+    def _index(self, chunk: int, tile: int) -> tuple[int, ...]:
+        return (chunk, *map(int, np.unravel_index(tile, self.layout.tiles.grid))) if self.layout.row_shape else (chunk,)
+
+    def is_cached(self, chunk: int) -> bool:
+        """Whether the first byte of a chunk's file is in the page cache."""
+        if self.decoder is None:
+            return True
+        with self.folder.open(self.key(chunk, 0)) as file:
+            return file.size == 0 or file.is_cached(0)
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if the metadata have changed.
+
+        Raises
+        ------
+        StoreChangedError
+        """
+        if _read_metadata(self.folder.path) != self.encoded:
+            raise StoreChangedError(f"The array at {self.url} was changed since it was opened. Open it again.")
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder holds a Zarr array or group."""
+    return any((path / name).is_file() for name in (*_METADATA, ".zgroup"))
+
+
+def open_zarr(path: Path, window: int) -> ForeignZarr:
+    """Open the Zarr array in a folder.
+
+    Raises
+    ------
+    FormatError
+        It is a group, its metadata are damaged, or it is no array of rows of one size.
+    """
+    encoded = _read_metadata(path)
+    array = _open_array(path)
+    dtype = np.dtype(array.dtype)
+    if not array.shape or 0 in array.shape or dtype.hasobject or dtype.itemsize == 0:
+        raise FormatError(
+            f"The Zarr array {path} has shape {array.shape} and dtype {array.dtype}, so it has no rows of one size. "
+            "Choose an array with at least one row and a dtype of fixed size."
+        )
+    native = np.result_type(dtype)
+    decoder, chunks, shards, sharding, codec = _codecs(array, dtype)
+    layout = Layout(
+        n_rows=array.shape[0],
+        row_shape=array.shape[1:],
+        dtype=native,
+        chunk_rows=chunks[0],
+        shard_rows=shards[0],
+        codec=codec,
+        tile_shape=chunks[1:],
+        crc_bytes=0,
+        entry_bytes=INDEX_ENTRY_BYTES * math.prod(sharding.grid[1:]) if sharding else 0,
+        decode_copies=_LIBRARY_COPIES if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
+    )
+    fill_value = np.zeros((), native)[()] if array.fill_value is None else np.asarray(array.fill_value, native)[()]
+    return ForeignZarr(LocalFolder(path), encoded, array.metadata, layout, window, decoder, sharding, fill_value)
+
+
+def _open_array(path: Path) -> Any:
+    import zarr
+
+    try:
+        # zarr-python warns of data types without a final specification: what can be read is read.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = zarr.open(path, mode="r")
+    except Exception as error:  # a codec or a data type that is not there, JSON of another kind, ...
+        where = next((path / name for name in _METADATA if (path / name).is_file()), path)
+        raise FormatError(
+            f"zarr-python cannot make an array of {where} ({type(error).__name__}: {error}). Check that it is sound, and its codecs installed."
+        ) from error
+    if not isinstance(found, zarr.Array):
+        names = ", ".join(sorted(found.array_keys())) or "none"
+        raise FormatError(f"{path} is a Zarr group, not an array. Open one of its arrays ({names}).")
+    return found
+
+
+def _codecs(
+    array: Any, dtype: np.dtype[Any]
+) -> tuple[Decoder | None, tuple[int, ...], tuple[int, ...], Sharding | None, str]:
+    """The decoder, the shapes of chunk and file, the sharding, and a word for the codec."""
+    metadata = array.metadata.to_dict()
+    if metadata["zarr_format"] == 2:
+        compressor, filters = array.metadata.compressor, array.metadata.filters or ()
+        decoder = from_zarr_v2(compressor, filters, array.order, array.chunks, dtype)
+        return decoder, array.chunks, array.chunks, None, _word([compressor.get_config()["id"]] if compressor else [])
+    codecs = _plain(metadata["codecs"])
+    names = [codec["name"] for codec in codecs]
+    if names != ["sharding_indexed"]:
+        return from_zarr_v3(codecs, array.chunks, dtype), array.chunks, array.chunks, None, _word(names)
+    options = codecs[0]["configuration"]
+    inner = [codec["name"] for codec in options["codecs"]]
+    if [codec["name"] for codec in options["index_codecs"]] != ["bytes", "crc32c"]:
+        return None, array.shards, array.shards, None, _word(inner)
+    grid = tuple(s // c for s, c in zip(array.shards, array.chunks))
+    location = options.get("index_location", "end")
+    sharding = Sharding(grid, IndexCache(math.prod(grid) * INDEX_ENTRY_BYTES + 4, location=location))
+    return from_zarr_v3(options["codecs"], array.chunks, dtype), array.chunks, array.shards, sharding, _word(inner)
+
+
+def _plain(codecs: Sequence[Any]) -> list[Mapping[str, Any]]:
+    return [codec if isinstance(codec, Mapping) else codec.to_dict() for codec in codecs]
+
+
+def _word(names: Sequence[str]) -> str:
+    """A word for a chain of codecs: what compresses."""
+    packing = [name for name in names if name not in ("bytes", "crc32c", "transpose")]
+    return "+".join(packing) or "uncompressed"
+
+
+def _read_metadata(path: Path) -> bytes:
+    for name in _METADATA:
+        with contextlib.suppress(FileNotFoundError):
+            return (path / name).read_bytes()
+    return b""

@@ -1,0 +1,306 @@
+"""How are rows read from a file that another program wrote, without a copy?
+
+A ``.npy`` file, a raw file and a contiguous HDF5 dataset hold rows as they are: the engine reads them as it reads the raw
+chunks of a store. The chunks of a chunked HDF5 dataset lie anywhere in its file; HDF5 says where, once, and they are
+fetched and decoded without it. What needs a filter or a conversion that is not known here is left to h5py, and a
+``.npy`` file in Fortran order to numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from swath.decoder import HDF5_FILTERS, Decoder, from_hdf5
+from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
+from swath.errors import DamagedStoreError, StoreChangedError
+from swath.layout import Layout
+from swath.raw import RawReader
+from swath.rows import Access
+from swath.shard import MEND
+from swath.sources import Source, facts_now, file_facts
+from swath.sources.files import FlatSource
+from swath.sources.hdf5 import ChunkedSource, opened
+from swath.sources.memory import ArraySource
+from swath.storage import LocalFile, LocalFolder, Scratch
+
+# Windows that share a page are read together: a chunk of a file without chunks.
+_PAGE = 4096
+
+# What is read at once where values must be converted, and there are no chunks.
+_BLOCK_BYTES = 2**18
+
+# What h5py holds of a chunk while it decodes it: encoded, decoded, and in the shape of the block.
+_LIBRARY_COPIES = 4
+
+
+class Contents(Protocol):
+    """How rows lie in a file."""
+
+    def reader(
+        self, path: Path, layout: Layout, shard: int, access: Access, scratch: Scratch
+    ) -> AbstractContextManager[RawReader | ChunkReader]:
+        """What reads them."""
+        ...
+
+    def offset(self, layout: Layout, chunk: int) -> int | None:
+        """Where a chunk begins; None where nobody can say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """Rows in one file, as it was when it was opened."""
+
+    facts: dict[str, Any]
+    """What tells this version of the file from another."""
+    layout: Layout
+    window: int
+    contents: Contents
+
+    is_store = False
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.facts["path"])
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The file is one segment."""
+        return (self.layout.n_rows,)
+
+    @property
+    def url(self) -> str:
+        """The file, and the dataset in it."""
+        dataset = self.facts.get("dataset")
+        return str(self.path) if dataset is None else f"{self.path}::{dataset}"
+
+    @property
+    def version(self) -> str:
+        """Size and time of the file, and what of it is read."""
+        return json.dumps(self.facts, sort_keys=True)
+
+    def reader(self, shard: int, access: Access, scratch: Scratch) -> AbstractContextManager[RawReader | ChunkReader]:
+        """What reads the chunks of the file."""
+        return self.contents.reader(self.path, self.layout, shard, access, scratch)
+
+    def is_cached(self, chunk: int) -> bool:
+        """Whether a chunk's first byte is in the page cache."""
+        offset = self.contents.offset(self.layout, chunk)
+        if offset is None:
+            return True
+        with LocalFolder(self.path.parent).open(self.path.name) as file:
+            return file.is_cached(offset)
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if the file has changed.
+
+        Raises
+        ------
+        StoreChangedError
+        """
+        try:
+            unchanged = facts_now(self.facts) == self.facts
+        except FileNotFoundError:
+            unchanged = False
+        if not unchanged:
+            raise StoreChangedError(f"{self.path} was changed or removed since it was opened. Open it again.")
+
+
+def open_in_place(source: Source, window: int) -> InPlace:
+    """The rows of a source that is one file, where they are."""
+    if isinstance(source, FlatSource):
+        return _open_flat(source, window)
+    if isinstance(source, ChunkedSource):
+        return _open_chunked(source, window)
+    assert isinstance(source, ArraySource)
+    path = Path(cast(np.memmap[Any, Any], source.array).filename or "")
+    layout = _layout(source, _rows_of(_BLOCK_BYTES, source), "raw, Fortran order", 1)
+    return InPlace({"kind": "npy", **file_facts(path)}, layout, window, LibraryBlocks(partial(_mapped, path)))
+
+
+def _mapped(path: Path) -> AbstractContextManager[Any]:
+    return contextlib.nullcontext(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _open_flat(source: FlatSource, window: int) -> InPlace:
+    if source.stored == source.dtype:
+        layout = _layout(source, _rows_of(_PAGE, source), "raw", 0)
+        return InPlace(source.describe(), layout, window, FlatBytes(source.offset))
+    layout = _layout(source, _rows_of(_BLOCK_BYTES, source), f"raw, {source.stored.str}", 1)
+    decoder = Decoder((layout.chunk_rows, *layout.row_shape), source.stored, source.dtype)
+    return InPlace(source.describe(), layout, window, EncodedChunks(decoder, FlatTable(source.offset, layout)))
+
+
+def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
+    table = source.chunk_table()
+    decoder = None
+    if table is not None:
+        decoder = from_hdf5(table.filters, table.chunk_shape, table.stored)
+    if table is None or decoder is None:
+        chunks = source.dataset.chunks or (_rows_of(_BLOCK_BYTES, source), *source.dataset.shape[1:])
+        layout = _layout(source, chunks[0], "read by h5py", _LIBRARY_COPIES, (*chunks[1:], *source.dataset.dtype.shape))
+        return InPlace(
+            source.describe(),
+            layout,
+            window,
+            LibraryBlocks(partial(opened, source.facts["path"], source.facts["dataset"])),
+        )
+    words = "+".join(HDF5_FILTERS[number] for number, _ in table.filters) or "uncompressed"
+    layout = _layout(source, table.chunk_shape[0], words, 1 + len(decoder.steps), table.chunk_shape[1:])
+    return InPlace(source.describe(), layout, window, EncodedChunks(decoder, table))
+
+
+def _layout(
+    source: Source, chunk_rows: int, codec: str, copies: int, tile_shape: tuple[int, ...] | None = None
+) -> Layout:
+    """The layout of one file: all its chunks lie in it, and none has a checksum that swath knows."""
+    chunks = -(-source.shape[0] // chunk_rows)
+    return Layout(
+        n_rows=source.shape[0],
+        row_shape=source.shape[1:],
+        dtype=source.dtype,
+        chunk_rows=chunk_rows,
+        shard_rows=chunks * chunk_rows,
+        codec=codec,
+        tile_shape=tile_shape,
+        crc_bytes=0,
+        entry_bytes=0,
+        decode_copies=copies,
+    )
+
+
+def _rows_of(n_bytes: int, source: Source) -> int:
+    return max(1, n_bytes // (source.dtype.itemsize * math.prod(source.shape[1:])))
+
+
+@dataclass(frozen=True, slots=True)
+class FlatBytes:
+    """Rows one after another, from an offset."""
+
+    begin: int
+
+    @contextlib.contextmanager
+    def reader(
+        self, path: Path, layout: Layout, shard: int, access: Access, scratch: Scratch
+    ) -> Iterator[RawReader | ChunkReader]:
+        """What reads the file."""
+        with _open(path, scratch if access.direct else None) as file:
+            yield RawReader(file, layout, shard, scratch, offset=self.begin, index=None, verify=False)
+
+    def offset(self, layout: Layout, chunk: int) -> int | None:
+        """Where a chunk begins."""
+        return self.begin + chunk * layout.chunk_bytes
+
+
+class Table(Protocol):
+    """Where the chunks of one file lie."""
+
+    def entries(self, first: int, stop: int, tile: int) -> Entries:
+        """Offset, length and skipped filters of a tile of these chunks; None for one that was never written."""
+        ...
+
+    @property
+    def fill_value(self) -> Any:
+        """The value of chunks that were never written; None where all must be there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FlatTable:
+    """Rows one after another, from an offset, in runs of some rows."""
+
+    begin: int
+    layout: Layout
+
+    fill_value = None
+
+    def entries(self, first: int, stop: int, tile: int) -> Entries:
+        """Where runs lie: the last may be short."""
+        size, end = self.layout.chunk_bytes, self.begin + self.layout.n_rows * self.layout.row_bytes
+        offsets = range(self.begin + first * size, self.begin + stop * size, size)
+        return [(offset, min(size, end - offset), 0) for offset in offsets]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunks:
+    """Chunks that are fetched and decoded without the library that wrote them."""
+
+    decoder: Decoder
+    table: Table
+
+    @contextlib.contextmanager
+    def reader(
+        self, path: Path, layout: Layout, shard: int, access: Access, scratch: Scratch
+    ) -> Iterator[RawReader | ChunkReader]:
+        """What reads the file."""
+        chunks = _OneFile(LocalFolder(path.parent), path.name, self.table)
+        with EncodedReader(
+            chunks,
+            self.decoder,
+            layout,
+            access.tiles,
+            scratch,
+            direct=access.direct,
+            fill_value=self.table.fill_value,
+        ) as reader:
+            yield reader
+
+    def offset(self, layout: Layout, chunk: int) -> int | None:
+        """Where a chunk begins."""
+        (entry,) = self.table.entries(chunk, chunk + 1, 0)
+        return None if entry is None else entry[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _OneFile:
+    """A file that holds all chunks."""
+
+    folder: LocalFolder
+    name: str
+    table: Table
+
+    def key(self, chunk: int, tile: int) -> str:
+        return self.name
+
+    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+        return self.table.entries(first, stop, tile)
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryBlocks:
+    """Blocks that the library of the format reads."""
+
+    open_array: Callable[[], AbstractContextManager[Any]]
+    """Pickles, as the rows do: it opens the file anew wherever it is called."""
+
+    @contextlib.contextmanager
+    def reader(
+        self, path: Path, layout: Layout, shard: int, access: Access, scratch: Scratch
+    ) -> Iterator[RawReader | ChunkReader]:
+        """What reads the file."""
+        with self.open_array() as array:
+            yield LibraryReader(array, str(path), layout, access.tiles)
+
+    def offset(self, layout: Layout, chunk: int) -> int | None:
+        """Only the library knows."""
+        return None
+
+
+@contextlib.contextmanager
+def _open(path: Path, direct: Scratch | None) -> Iterator[LocalFile]:
+    try:
+        with LocalFolder(path.parent).open(path.name, direct) as file:
+            yield file
+    except FileNotFoundError:
+        raise DamagedStoreError(f"{path} is missing. {MEND}") from None

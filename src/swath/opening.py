@@ -1,0 +1,47 @@
+"""What is at this place, and how are rows read from it?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from swath.errors import OptionError, StoreNotFoundError
+from swath.rows import Rows
+from swath.store import is_store, local_path, open_store
+
+# Rows of a window where nobody has said: that of the question which the library answers.
+_WINDOW = 16
+
+
+def open_rows(
+    url: str | os.PathLike[str],
+    *,
+    window: int | None,
+    dtype: DTypeLike | None,
+    row_shape: Sequence[int] | None,
+) -> Rows:
+    """The rows at ``url``; parameters and errors as `swath.open` describes them."""
+    if window is not None and (not isinstance(window, (int, np.integer)) or isinstance(window, bool) or window < 1):
+        raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
+    name, separator, dataset = os.fspath(url).rpartition("::") if isinstance(url, (str, os.PathLike)) else ("", "", "")
+    path = local_path(name if separator else url)
+    if path.is_file():
+        from swath.in_place import open_in_place
+        from swath.sources import open_source
+
+        place = f"{path}::{dataset}" if separator else path
+        return open_in_place(open_source(place, dtype=dtype, row_shape=row_shape), int(window or _WINDOW))
+    if dtype is not None or row_shape is not None:
+        raise OptionError(
+            f"{path} is no raw binary file, so it has a dtype and a shape of its own. Leave out dtype and row_shape."
+        )
+    if separator:
+        raise StoreNotFoundError(f"There is no file {path}. Check the path.")
+    from swath.foreign import is_zarr, open_zarr
+
+    if is_zarr(path) and not is_store(path):
+        return open_zarr(path, int(window or _WINDOW))
+    return open_store(url, window)
