@@ -6,7 +6,6 @@ Both are measured until their bytes are on the disk: an ingest always is, and ``
 Prints a table, and writes ``benchmarks/results/ingest.json``.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ import click
 import h5py
 import numpy as np
 from machine import describe_machine
+from report import folder_option, results_option, save
 from rich.console import Console
 from rich.table import Table
 
@@ -27,17 +27,14 @@ import swath
 from swath.demo import DemoSize, write_source
 from swath.measure import drop_cache
 
-_RESULTS = Path(__file__).parent / "results"
-
 
 @click.command()
 @click.option("--rows", default=500_000, show_default=True)
 @click.option("--columns", default=2000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option(
-    "--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(), help="Where to work."
-)
-def main(rows: int, columns: int, rounds: int, folder: Path) -> None:
+@folder_option
+@results_option
+def main(rows: int, columns: int, rounds: int, folder: Path, results: Path) -> None:
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="swath-bench-", dir=folder) as name:
         place = Path(name)
@@ -67,9 +64,7 @@ def main(rows: int, columns: int, rounds: int, folder: Path) -> None:
                 f".{kind}, {'cold' if cold else 'warm'}", *rates, f"{cp / ingest:.2f}x", f"{synced / ingest:.2f}x"
             )
     Console(width=110).print(table)
-    _RESULTS.mkdir(exist_ok=True)
-    record = {"machine": describe_machine(), "array": [rows, columns], "runs": runs}
-    (_RESULTS / "ingest.json").write_text(json.dumps(record, indent=1) + "\n")
+    save(results, "ingest", {"machine": describe_machine(), "array": [rows, columns], "runs": runs})
 
 
 def _one_round(source: Path, cold: bool) -> dict[str, float]:

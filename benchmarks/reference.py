@@ -7,7 +7,6 @@ Runs ``swath demo --full`` in a child of this process's memory cgroup (v1 or v2)
 included, then prints what the kernel counted. The loops of h5py and numpy.memmap run in the same group.
 """
 
-import json
 import subprocess
 import sys
 import threading
@@ -16,19 +15,17 @@ from pathlib import Path
 
 import click
 from machine import describe_machine
+from report import folder_option, results_option, save
 
 from swath.memory import format_bytes, parse_bytes
-
-_RESULTS = Path(__file__).parent / "results"
 
 
 @click.command()
 @click.option("--limit", default="8GB", show_default=True)
-@click.option(
-    "--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(), help="Where to work."
-)
-@click.option("--small", is_flag=True, help="At the size that suits the machine, to try this program.")
-def main(limit: str, folder: Path, small: bool) -> None:
+@click.option("--rows", type=int, help="Rows of the source, to try this program; by default the whole question.")
+@folder_option
+@results_option
+def main(limit: str, rows: int | None, folder: Path, results: Path) -> None:
     group, is_v1 = _make_group(parse_bytes(limit))
     peak = {"rss": 0}
     ended = threading.Event()
@@ -38,7 +35,7 @@ def main(limit: str, folder: Path, small: bool) -> None:
     try:
         done = subprocess.run(
             # The shell enters the group, and becomes the demo.
-            ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs", *_demo(folder, small)],
+            ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs", *_demo(folder, rows)],
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -63,13 +60,13 @@ def main(limit: str, folder: Path, small: bool) -> None:
         f"Memory cgroup of {limit}: exit status {done.returncode}, {killed} out-of-memory kills, the most anonymous memory of all "
         f"processes together {format_bytes(peak['rss'])}, {seconds:.0f} s in all."
     )
-    _RESULTS.mkdir(exist_ok=True)
-    (_RESULTS / "reference.json").write_text(json.dumps(record, indent=1) + "\n")
+    save(results, "reference", record)
     sys.exit(done.returncode)
 
 
-def _demo(folder: Path, small: bool) -> list[str]:
-    return [sys.executable, "-m", "swath.cli", "demo", "--folder", str(folder), *([] if small else ["--full"])]
+def _demo(folder: Path, rows: int | None) -> list[str]:
+    size = ["--full"] if rows is None else ["--rows", str(rows)]
+    return [sys.executable, "-m", "swath.cli", "demo", "--folder", str(folder), *size]
 
 
 def _make_group(n_bytes: int) -> tuple[Path, bool]:
