@@ -1,0 +1,216 @@
+"""Every benchmark runs, at a size of no meaning, and every way that it compares gives the right batch.
+
+A process for each: what it loads starts threads of its own. Runs within it are made one after another in that process
+(`_DRIVER`), since a new one for each of some hundred runs would take minutes; `test_a_run_is_a_process` is without that.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from oracle import assert_same, expected
+
+_BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+_WAYS = 29  # rows of the main table, but for the disk's
+
+_DRIVER = """
+import importlib, sys
+import peers
+from swath.measure import run_job
+
+script = importlib.import_module(sys.argv[1])
+if hasattr(script, "measure"):
+    script.measure = lambda job, program: run_job(job, peers.PEERS[job.way])
+script.main(sys.argv[2:])
+"""
+
+_BATCHES = """
+import sys
+from pathlib import Path
+import numpy as np
+from gather import ENTRIES
+from peers import PEERS
+from swath.measure import Job
+from targets import write_targets
+
+targets = write_targets(Path(sys.argv[1]), 300, 20, 16)
+for entry in ENTRIES:
+    for cold in (True, False):
+        job = Job(entry.way, targets[entry.target], 40, 16, 7, cold)
+        np.save(f"{sys.argv[1]}/{entry.label.replace('/', ' ')}, {cold}.npy", PEERS[entry.way](job))
+"""
+
+
+def _run(program: str, *arguments: str | Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python code among the benchmarks, with warnings as errors."""
+    command = [sys.executable, "-W", "error", "-c", program, *arguments]
+    environment = {**os.environ, "PATH": os.environ["PATH"] if path is None else path}
+    return subprocess.run(command, cwd=_BENCHMARKS, env=environment, capture_output=True, text=True, check=False)
+
+
+def _script(tmp_path: Path, name: str, *options: str, path: str | None = None) -> dict[str, Any]:
+    """Run a benchmark, and read what it wrote."""
+    (tmp_path / "work").mkdir()
+    done = _run(_DRIVER, name, *options, "--folder", tmp_path / "work", "--results", tmp_path / "results", path=path)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "work").iterdir())
+    return _read(tmp_path, name)
+
+
+def _read(tmp_path: Path, name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert record["machine"]["cores"] >= 1
+    return record
+
+
+def _assert_plotted(tmp_path: Path, name: str) -> None:
+    assert (tmp_path / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_each_way_gives_the_right_batch(tmp_path: Path) -> None:
+    done = _run(_BATCHES, tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "contiguous.h5") as file:
+        rows = file["A"][:]
+    wanted = expected(rows, np.random.default_rng(7).integers(0, 300 - 16 + 1, 40), 16)
+    batches = {path.stem: np.load(path) for path in tmp_path.glob("*.npy")}
+    assert len(batches) == 2 * _WAYS
+    for batch in batches.values():
+        assert_same(batch, wanted)
+
+
+def test_gather(tmp_path: Path) -> None:
+    record = _script(tmp_path, "gather", "--rows=2000", "--columns=200", "--windows=20", "--rounds=2")
+    assert len({(run["label"], run["cold"]) for run in record["runs"]}) == 2 * _WAYS
+    assert all(len(run["results"]) == 2 for run in record["runs"])
+    assert len(record["disk"]) == 2
+    # Nothing was left out, so each ratio that is wanted is there: eight cold, seven warm.
+    assert [figure["cold"] for figure in record["wanted"]].count(True) == 8
+    assert len(record["wanted"]) == 15
+    assert all(figure["met"] == (figure["ratio"] >= figure["wanted"]) for figure in record["wanted"])
+    _assert_plotted(tmp_path, "gather")
+
+
+def test_a_run_is_a_process(tmp_path: Path) -> None:
+    only = "swath gather, verify never"
+    options = ["--rows=2000", "--columns=200", "--windows=20", "--rounds=1", f"--only={only}"]
+    places = [f"--folder={tmp_path}", f"--results={tmp_path / 'results'}"]
+    command = [sys.executable, "gather.py", *options, *places]
+    done = subprocess.run(command, cwd=_BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = _read(tmp_path, "gather")
+    assert [(run["label"], run["cold"]) for run in record["runs"]] == [(only, True), (only, False)]
+    assert all(result["peak_bytes"] > result["batch_bytes"] for run in record["runs"] for result in run["results"])
+    assert record["wanted"] == []
+
+
+_PROBE = """
+import gather
+from swath.measure import Result
+
+gather.load = lambda target: None
+for seconds in (0.0009, 0.0011):
+    gather.measure = lambda job, program: Result(seconds * job.windows, 1, 1, 1, job.check_against == "source")
+    print(gather._probe(gather.ENTRIES[0], {"raw": "store", "contiguous": "source"}, 5000))
+"""
+
+
+def test_a_slow_way_gathers_a_tenth() -> None:
+    done = _run(_PROBE)
+    assert done.stdout.split() == ["5000", "500"], done.stderr
+
+
+_WRONG = """
+import peers
+
+peers.PEERS["h5py loop"] = lambda job: peers.WAYS["h5py loop"](job)[::-1]
+"""
+
+
+def test_a_wrong_batch_is_an_error(tmp_path: Path) -> None:
+    options = ["--rows=2000", "--columns=200", "--windows=20", "--only=h5py", f"--folder={tmp_path}"]
+    done = _run(_WRONG + _DRIVER, "gather", *options, f"--results={tmp_path / 'results'}")
+    assert done.returncode != 0
+    assert "differs from h5py's" in done.stderr
+
+
+# What fits into a batch of 2 MB.
+_SWEPT = {
+    "windows": [10, 100, 1000],
+    "window": [1, 4, 16, 64],
+    "row": [8, 64, 512, 4096, 32_768],
+    "chunk": [1, 2, 4, 8, 16, 32, 64, 128, 256],
+    "threads": [1, 2, 4, 8, 16, 32, 64],
+}
+
+
+def test_sweep(tmp_path: Path) -> None:
+    record = _script(tmp_path, "sweep", "--array-bytes=6000000", "--batch-bytes=2000000", "--rounds=1")
+    swept = {sweep: [run["x"] for run in record["runs"] if run["sweep"] == sweep][::4] for sweep in _SWEPT}
+    assert swept == _SWEPT
+    # Each is swath's and the floor's, warm and cold.
+    assert len(record["runs"]) == 4 * sum(map(len, _SWEPT.values()))
+    _assert_plotted(tmp_path, "sweep")
+
+
+def test_codec_auto(tmp_path: Path) -> None:
+    record = _script(tmp_path, "auto_codec", "--array-bytes=1500000", "--batch-bytes=800000", "--rounds=1")
+    chosen = {kind["kind"]: kind["chosen"] for kind in record["kinds"]}
+    assert len(chosen) == 5
+    assert set(chosen.values()) <= {"raw", "lz4", "zstd"}
+    smaller = {kind["kind"]: kind["smaller_by"]["lz4"] for kind in record["kinds"]}
+    assert smaller["sparse int32 counts"] > 3
+    _assert_plotted(tmp_path, "auto_codec")
+
+
+def test_many_small_windows(tmp_path: Path) -> None:
+    record = _script(tmp_path, "small", "--array-bytes=200000", "--windows=1000", "--rows=500", "--rounds=2")
+    assert {name: len(record["planning"][name]) for name in ("plan_s", "gather_s")} == {"plan_s": 2, "gather_s": 2}
+    assert record["planning"]["peak_bytes"] >= record["planning"]["held_bytes"] > 0
+    assert {name: len(times) for name, times in record["one_row"].items()} == {"swath_s": 2, "numpy_s": 2}
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_disk_itself(tmp_path: Path, installed: bool) -> None:
+    path = None if installed else str(tmp_path)
+    record = _script(tmp_path, "fio", "--gigabytes=0.004", "--rounds=1", path=path)
+    tool = "fio" if installed and shutil.which("fio") else "Python threads"
+    rates = [rate for run in record["runs"] for rate in run["rates"]]
+    assert len(rates) == 5
+    assert all(rate["tool"].startswith(tool) and rate["gigabytes_a_second"] > 0 for rate in rates)
+
+
+def test_ingest(tmp_path: Path) -> None:
+    record = _script(tmp_path, "ingest", "--rows=5000", "--columns=10", "--rounds=1")
+    assert [(run["source"], run["cold"]) for run in record["runs"]] == [
+        ("h5", True),
+        ("h5", False),
+        ("npy", True),
+        ("npy", False),
+    ]
+
+
+_NO_DEMO = """
+import sys
+import reference
+
+reference._demo = lambda folder, rows: [sys.executable, "-c", f"print('{rows} rows')"]
+reference.main(sys.argv[1:])
+"""
+
+
+def test_the_reference_job(tmp_path: Path) -> None:
+    """All but the demo, which is the command line's: it takes gigabytes."""
+    done = _run(_NO_DEMO, "--rows=1000", "--limit=1GB", f"--folder={tmp_path}", f"--results={tmp_path / 'results'}")
+    if "PermissionError" in done.stderr or "Read-only file system" in done.stderr:
+        pytest.skip("no right to make a memory cgroup here")
+    assert done.returncode == 0, done.stderr
+    record = _read(tmp_path, "reference")
+    assert (record["limit_bytes"], record["oom_kills"], record["table"]) == (10**9, 0, ["1000 rows"])
