@@ -8,7 +8,7 @@ from typing import Any
 
 from swath.memory import detect_room, format_bytes
 
-_PACKAGES = ("numpy", "zarr", "dask", "h5py", "numcodecs", "crc32c")
+_PACKAGES = ("numpy", "zarr", "dask", "h5py", "numcodecs", "awscrt")
 PEER_PACKAGES = ("tensorstore", "zarrs", "blosc2")
 
 

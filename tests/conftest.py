@@ -17,7 +17,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_report_header() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("numpy", "zarr", "dask", "h5py", "numcodecs", "crc32c"))
+    return ", ".join(f"{name} {version(name)}" for name in ("numpy", "zarr", "dask", "h5py", "numcodecs", "awscrt"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

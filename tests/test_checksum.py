@@ -1,8 +1,7 @@
-from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath.checksum import Combiner
+from swath.checksum import Combiner, crc32c
 
 
 @given(st.integers(1, 300), st.integers(0, 6), st.randoms(use_true_random=False))

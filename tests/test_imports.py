@@ -16,9 +16,9 @@ _SOURCE = Path(swath.__file__).parent
 # From the lowest; a folder is one module, and "__init__" is the public face. Modules of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"memory", "windows", "layout", "checksum"},
+    {"memory", "windows", "layout"},
     {"plan"},
-    {"storage"},
+    {"checksum", "storage"},
     {"sources"},
     {"decoder"},
     {"shard"},
@@ -38,7 +38,7 @@ LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer
 PURE = LEVEL["plan"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
-OWNERS = {"zarr": {"store", "foreign"}, "dask": {"lazy"}, "h5py": {"sources"}, "numcodecs": {"decoder"}}
+OWNERS = {"zarr": {"store", "foreign"}, "dask": {"lazy"}, "h5py": {"sources"}, "numcodecs": {"decoder"}, "awscrt": {"checksum"}}
 
 
 class _WithoutTypeChecking(ast.NodeTransformer):

@@ -1,4 +1,4 @@
-"""One checksum for many chunks: what crc32c must a run of chunks have, if each has the one that is stored?
+"""The crc32c of bytes, and one for many chunks: what must a run have, if each of its chunks has the one that is stored?
 
 Rows of neighbouring chunks land side by side in the batch, so that one call can sum them all; a call for each chunk
 would cost more than its bytes do, since threads hand the interpreter's lock round at each (3.9 against 5.5 GB/s with 2
@@ -11,12 +11,23 @@ Source of the formulas: ``crc32_combine`` of zlib 1.2.12 (crc32.c), with the pol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Buffer, Iterable
 from functools import lru_cache
+
+from awscrt import checksums
 
 # x**32 + ..., bits reversed: the lowest bit is the highest power.
 _POLYNOMIAL = 0x82F63B78
 _ONE = 1 << 31
+
+
+def crc32c(body: Buffer, crc: int = 0) -> int:
+    """The crc32c of these bytes, or of what had ``crc`` before them followed by these.
+
+    awscrt: 55 GB/s at 256 KiB and 33 at 16 KiB, with other threads running meanwhile, where the package crc32c has 28 and
+    19 (one core, vpclmulqdq); of a warm gather that is 0.9 instead of 0.7 times the rate of bare reads.
+    """
+    return int(checksums.crc32c(body, crc))
 
 
 class Combiner:
@@ -36,7 +47,6 @@ class Combiner:
 
         Examples
         --------
-        >>> from crc32c import crc32c
         >>> Combiner(4).combine([crc32c(b"abcd"), crc32c(b"efgh")]) == crc32c(b"abcdefgh")
         True
         """

@@ -22,19 +22,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from crc32c import crc32c
 from numcodecs.blosc import Blosc
 from numcodecs.registry import get_codec
 from numpy.typing import NDArray
 
+from swath.checksum import crc32c
 from swath.layout import CRC_BYTES
 
 Buffer = memoryview
 """A contiguous buffer of bytes (format ``B``)."""
-
-# A checksum of this many bytes takes long enough (2 us) for other threads to run meanwhile; a smaller one is over
-# sooner than the interpreter's lock changes hands.
-BYTES_TO_RELEASE_GIL = 2**16
 
 
 class DecodeError(ValueError):
@@ -56,7 +52,7 @@ class Crc32c:
     def decode(self, encoded: Buffer, most_bytes: int) -> Buffer:
         """Check, and cut off."""
         body = encoded[:-CRC_BYTES]
-        if len(encoded) < CRC_BYTES or checksum(body) != int.from_bytes(encoded[-CRC_BYTES:], "little"):
+        if len(encoded) < CRC_BYTES or crc32c(body) != int.from_bytes(encoded[-CRC_BYTES:], "little"):
             raise DecodeError("has a wrong checksum")
         return body
 
@@ -205,11 +201,6 @@ class Decoder:
             raise DecodeError(f"decodes to {values.size} values, not {math.prod(self.shape)}")
         axes = self.axes or tuple(range(len(self.shape)))
         return np.asarray(values.reshape([self.shape[axis] for axis in axes]).transpose(np.argsort(axes)))
-
-
-def checksum(body: Buffer) -> int:
-    """The crc32c of these bytes; other threads run meanwhile where that pays."""
-    return int(crc32c(body, 0, len(body) >= BYTES_TO_RELEASE_GIL))
 
 
 def make_blosc(codec: str, itemsize: int) -> Blosc | None:

@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from crc32c import crc32c
-
-from swath.checksum import combiner
-from swath.decoder import BYTES_TO_RELEASE_GIL
+from swath.checksum import combiner, crc32c
 from swath.errors import DamagedStoreError
 from swath.layout import CRC_BYTES, Layout
 from swath.shard import MEND, NO_CHUNK, ShardIndex
@@ -87,7 +84,7 @@ class RawReader:
         checksums, buffers = self._read(begin, end, runs)
         crc = 0
         for run in runs:
-            crc = crc32c(run, crc, len(run) >= BYTES_TO_RELEASE_GIL)
+            crc = crc32c(run, crc)
         assert self._combine is not None
         if crc != self._combine(checksums.cast("I")):
             self._find_damage(begin // self._chunk_bytes, buffers)

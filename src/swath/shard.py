@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.decoder import checksum, make_blosc
+from swath.checksum import crc32c
+from swath.decoder import make_blosc
 from swath.errors import DamagedStoreError
 from swath.layout import CRC_BYTES, Layout
 from swath.plan import INDEX_CACHE_BYTES
@@ -40,12 +41,12 @@ def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> list[B
     for k in range(chunks):
         chunk = view[k * layout.chunk_bytes : (k + 1) * layout.chunk_bytes]
         encoded = chunk if codec is None else memoryview(codec.encode(chunk)).cast("B")
-        buffers += [encoded, memoryview(checksum(encoded).to_bytes(CRC_BYTES, "little"))]
+        buffers += [encoded, memoryview(crc32c(encoded).to_bytes(CRC_BYTES, "little"))]
         length = len(encoded) + CRC_BYTES
         index[k] = offset, length
         offset += length
     encoded_index = memoryview(index.tobytes())
-    return [encoded_index, memoryview(checksum(encoded_index).to_bytes(CRC_BYTES, "little")), *buffers]
+    return [encoded_index, memoryview(crc32c(encoded_index).to_bytes(CRC_BYTES, "little")), *buffers]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +104,7 @@ class IndexCache:
         body, crc = memoryview(encoded)[:-CRC_BYTES], encoded[-CRC_BYTES:]
         if got < len(encoded):
             raise DamagedStoreError(f"{file.path} ends at byte {got}, inside its index of {len(encoded)} bytes. {MEND}")
-        if checksum(body) != int.from_bytes(crc, "little"):
+        if crc32c(body) != int.from_bytes(crc, "little"):
             raise DamagedStoreError(f"{file.path} has a wrong checksum in its index. {MEND}")
         offsets, lengths = np.frombuffer(body, "<u8").reshape(-1, 2).T
         n_regular = 0

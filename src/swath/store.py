@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from crc32c import crc32c
 
+from swath.checksum import crc32c
 from swath.decoder import Crc32c, Decoder, Numcodec, make_blosc
 from swath.encoded import ChunkReader, EncodedReader, Entries
 from swath.errors import (
@@ -433,7 +433,7 @@ def _holds(path: Path, content: bytes) -> bool:
 def _checksum(document: dict[str, Any]) -> int:
     """A crc32c of the metadata without itself, and without the attributes that are not ours."""
     own = {name: value for name, value in document["attributes"]["swath"].items() if name != "crc32c"}
-    return int(crc32c(json.dumps({**document, "attributes": own}, sort_keys=True).encode()))
+    return crc32c(json.dumps({**document, "attributes": own}, sort_keys=True).encode())
 
 
 def _tuples(descr: Any) -> Any:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crc32c import crc32c
 from numpy.typing import NDArray
 
+from swath.checksum import crc32c
 from swath.errors import SourceError
 from swath.sources import Source, check_rows, file_facts
 from swath.sources.files import FlatSource
@@ -49,7 +49,7 @@ class ArraySource:
         step = max(1, _STEP_BYTES * len(self.array) // max(1, self.array.nbytes))
         for i in range(0, len(self.array), step):
             rows = np.ascontiguousarray(self.array[i : i + step])
-            crc = int(crc32c(memoryview(rows.reshape(-1).view(np.uint8)), crc))
+            crc = crc32c(memoryview(rows.reshape(-1).view(np.uint8)), crc)
             self._give_back()
         return crc
 
