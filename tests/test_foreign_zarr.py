@@ -350,7 +350,7 @@ def test_the_window_of_a_handle(tmp_path: Path) -> None:
 
 
 def test_the_rows_of_an_inner_chunk_are_those_of_the_array(tmp_path: Path) -> None:
-    write_zarr(tmp_path / "a", ROWS, chunks=GRID, serializer=sharded((2, 4, 6)))
+    write_zarr(tmp_path / "a", ROWS, chunks=GRID, serializer=sharded((2, 4, 6)), compressors=None)
     assert swath.open(tmp_path / "a").chunk_rows == 2
 
 
@@ -472,7 +472,7 @@ COUNTED = ["v2", "v2-then-zlib", "v3", "v3-shards"]
     [
         pytest.param(Request([0, 1, 2, 3, 3, 0], 5), 2 * 3, id="overlapping"),
         pytest.param(Request(list(range(45, -1, -1)), 15), 15 * 3, id="every-window-backwards"),
-        pytest.param(Request([9, 50, 10, 11, 51], 1), 3 * 3, id="single-rows"),
+        pytest.param(Request([9, 50, 10, 11, 51], 1), 2 * 3, id="single-rows"),
         pytest.param(Request([0, 30, 5], 30, [4, 5, 4]), 15, id="columns-of-one-chunk"),
         pytest.param(Request([0, 1], 4, slice(1, 3)), 2 * 2, id="columns-of-two-chunks"),
         pytest.param(Request([], 4), 0, id="nothing"),
@@ -591,8 +591,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[SwathError], str]] = {
         "rows",
     ),
     "no-codecs": (lambda f: _edited(_array(f), lambda m: m.update(codecs=[])), FormatError, "rows"),
-    "v3-strings": (lambda f: _strings(f, 3), SwathError, "rows.*(string|object)"),
-    "v2-strings": (lambda f: _strings(f, 2), SwathError, "rows.*(string|object)"),
+    "v3-strings": (lambda f: _strings(f, 3), SwathError, "rows.*(?i:string|object)"),
+    "v2-strings": (lambda f: _strings(f, 2), SwathError, "rows.*(?i:string|object)"),
     "v2-objects": (_objects, SwathError, "rows.*(object|pickle)"),
 }  # fmt: skip
 
@@ -607,7 +607,7 @@ def test_what_is_no_array_of_rows_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_single_value_is_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "rows", shape=(), dtype="f8")
-    with pytest.raises(SwathError, match=r"rows.*single value"):
+    with pytest.raises(SwathError, match=r"rows.*(single value|shape \(\))"):
         swath.open(tmp_path / "rows")
 
 

