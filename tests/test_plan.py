@@ -54,11 +54,11 @@ def test_reads_ascend_lie_in_one_shard_and_are_wanted(plan: Plan) -> None:
 
 
 def test_the_figures_of_a_plan() -> None:
-    plan = _plan(1000, [0, 16, 500], 16, chunk_rows=16, shard_chunks=10, row=1000)
-    assert plan.bytes_wanted == 3 * 16 * 1000
-    assert plan.chunks == 4  # one each for 0 and 16, two for 500
+    plan = _plan(1000, [0, 48, 500], 16, chunk_rows=16, shard_chunks=10, row=2000)
+    assert plan.bytes_wanted == 3 * 16 * 2000
+    assert plan.chunks == 4  # one each for 0 and 48, two for 500
     assert plan.requests == 3 + 2  # reads, and the indexes of two shards
-    assert plan.bytes_read == 4 * (16 * 1000 + 4) + 2 * (10 * 16 + 4)
+    assert plan.bytes_read == 4 * (16 * 2000 + 4) + 2 * (10 * 16 + 4)
     assert plan.amplification == plan.bytes_read / plan.bytes_wanted
     assert plan.peak_bytes == plan.cost.total >= plan.bytes_wanted
     text = str(plan)

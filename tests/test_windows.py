@@ -51,9 +51,20 @@ def test_spans_hold_every_window_and_nothing_twice(data: st.DataObject) -> None:
     window = data.draw(st.integers(1, n_rows))
     grain = data.draw(st.integers(1, 20))
     starts = np.array(data.draw(st.lists(st.integers(0, n_rows - window), max_size=30)), np.int64)
-    spans = merge_windows(starts, window, grain)
+    gap = data.draw(st.integers(0, 3))
+    spans = merge_windows(starts, window, grain, gap)
     np.testing.assert_array_equal(starts[spans.order], spans.starts)
     assert (np.diff(spans.starts) >= 0).all()
-    assert (spans.first[1:] >= spans.stop[:-1]).all()
+    assert (spans.first[1:] - spans.stop[:-1] > gap).all()
     grains = {g for first, stop in zip(spans.first, spans.stop) for g in range(first, stop)}
-    assert grains == {row // grain for s in starts for row in range(s, s + window)}
+    needed = {row // grain for s in starts for row in range(s, s + window)}
+    assert needed <= grains
+    between = sorted(needed)
+    assert grains - needed <= {g for a, b in zip(between, between[1:]) if b - a - 1 <= gap for g in range(a, b)}
+
+
+@given(st.lists(st.integers(0, 2**45), max_size=200))
+def test_windows_are_sorted_as_numpy_sorts_them(starts: list[int]) -> None:
+    given_starts = np.array(starts * 2, np.int64)
+    spans = merge_windows(given_starts, 1, 1)
+    np.testing.assert_array_equal(spans.order, np.argsort(given_starts, kind="stable"))
