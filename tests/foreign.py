@@ -25,6 +25,14 @@ STARTS = [44, 0, 3, 3, 5, 31, 30]
 WINDOW = 16
 
 
+# What is written of 60 rows; what is not is the fill value: the first and last shards hold few rows, one a corner.
+PARTS: dict[str, list[Any]] = {
+    "whole": [...],
+    "some": [slice(5, 18), (slice(30, 39), slice(1, 3)), slice(50, 51)],
+    "nothing": [],
+}
+
+
 class Request(NamedTuple):
     """What is asked of an array."""
 

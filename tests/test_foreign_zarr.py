@@ -1,5 +1,6 @@
 """Any Zarr array opens, whoever wrote it: every gather is one line of numpy over what zarr-python reads."""
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ import zarr.registry
 from foreign import (
     BYTES_CODECS,
     CHECKED,
+    PARTS,
     RECORD,
     STARTS,
     V2_COMPRESSORS,
@@ -131,17 +133,10 @@ SHARDS: dict[str, Json] = {
     "checksum-around": {"serializer": sharded((2, 2, 6)), "compressors": [codec("crc32c")]},
     "larger-than-the-array": {"chunks": (64, 8, 8), "serializer": sharded((4, 4, 4))},
 }
-# All rows; rows of which the first and last shards hold few; and a corner of two axes.
-PARTS: dict[str, list[Any]] = {
-    "whole": [...],
-    "rows": [slice(5, 18), slice(43, 45)],
-    "corner": [(slice(13, 39), slice(1, 3))],
-    "nothing": [],
-}
 
 
 @pytest.mark.parametrize("name", SHARDS)
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("parts", ["whole", "some"])
 def test_v3_shards(tmp_path: Path, name: str, parts: str) -> None:
     options = {"chunks": GRID, "compressors": None, "fill_value": -7, **SHARDS[name]}
     rows = write_zarr(tmp_path / "a", ROWS, parts=PARTS[parts], **options)
@@ -258,6 +253,14 @@ def test_windows_of_many_reads(tmp_path: Path) -> None:
     wide = write_zarr(tmp_path / "wide", random_array((60, 20_000), "f8", 0), chunks=(7, 3000))
     check(tmp_path / "wide", wide, Request(columns=[19_999, 0, 2999, 3000]))
     check(tmp_path / "wide", wide)
+    options = {
+        "chunks": (1000, 300),
+        "serializer": sharded((50, 20), [BYTES, BYTES_CODECS["zstd"]]),
+        "compressors": None,
+    }
+    tiled = write_zarr(tmp_path / "tiled", random_array((3000, 300), "f4", 0).round(1), **options)
+    check(tmp_path / "tiled", tiled, Request([0, 2984, 990, 1500, 40, 2000, 5]))
+    check(tmp_path / "tiled", tiled, Request([0, 2984, 990, 1500, 40, 2000, 5], columns=[299, 20, 19, 100]))
     long = write_zarr(tmp_path / "long", random_array((300_000, 2), "i2", 0), chunks=(1000, 1), zarr_format=2)
     starts = np.random.default_rng(0).integers(0, 300_000 - 15, 5000)
     a = swath.open(tmp_path / "long")
@@ -285,14 +288,14 @@ FILLS: dict[str, tuple[str, Any]] = {
 def test_missing_chunks_are_the_fill_value(tmp_path: Path, name: str, version: int) -> None:
     dtype, fill = FILLS[name]
     rows = random_array((60, 6), dtype, 1)
-    read = write_zarr(tmp_path / "a", rows, chunks=(8, 4), parts=PARTS["rows"], fill_value=fill, zarr_format=version)
+    read = write_zarr(tmp_path / "a", rows, chunks=(8, 4), parts=PARTS["some"], fill_value=fill, zarr_format=version)
     assert_same(read[24:26], np.full((2, 6), fill, read.dtype))
     check(tmp_path / "a", read)
 
 
 def test_a_fill_value_of_any_bits(tmp_path: Path) -> None:
     """Version 3 can say which of the many NaNs it is."""
-    url = _array(tmp_path, rows=FLOATS, parts=PARTS["corner"], fill_value=np.nan)
+    url = _array(tmp_path, rows=FLOATS, parts=PARTS["some"], fill_value=np.nan)
     _edited(url, lambda metadata: metadata.update(fill_value="0x7ff8000000012345"))
     rows = np.asarray(zarr.open_array(url)[...])
     assert rows.view("u8")[0, 0, 0] == 0x7FF8000000012345
@@ -301,7 +304,7 @@ def test_a_fill_value_of_any_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["f8", ">i2", "?", "S3", "M8[s]"])
 def test_v2_without_a_fill_value(tmp_path: Path, dtype: str) -> None:
-    _check_zarr(tmp_path / "a", random_array((60, 6), dtype, 1), zarr_format=2, fill_value=None, parts=PARTS["rows"])
+    _check_zarr(tmp_path / "a", random_array((60, 6), dtype, 1), zarr_format=2, fill_value=None, parts=PARTS["some"])
     assert json.loads((tmp_path / "a" / ".zarray").read_text())["fill_value"] is None
 
 
@@ -320,6 +323,17 @@ def test_what_was_written_after_it_was_opened_is_read(tmp_path: Path) -> None:
     assert_same(a.gather(STARTS), expected(rows, STARTS, WINDOW))
     zarr.open_array(tmp_path / "a")[16:24] = rows[16:24] = ROWS[16:24]
     assert_same(a.gather(STARTS), expected(rows, STARTS, WINDOW))
+
+
+def test_metadata_in_other_words(tmp_path: Path) -> None:
+    """What need not be understood; names of dimensions; and values of one byte, which need no endianness."""
+    url = _array(tmp_path, serializer=codec("bytes", endian="big"), compressors=None, dimension_names=["t", None, "x"])
+    _edited(url, lambda metadata: metadata.update(novelty={"name": "x", "must_understand": False}))
+    check(url, ROWS)
+    bytes_ = (ROWS % 251).astype("u1")
+    write_zarr(tmp_path / "bytes", bytes_, chunks=GRID, compressors=None)
+    _edited(tmp_path / "bytes", lambda metadata: metadata.update(codecs=[{"name": "bytes"}]))
+    check(tmp_path / "bytes", bytes_)
 
 
 def test_an_array_within_a_group(tmp_path: Path) -> None:
@@ -372,7 +386,7 @@ def test_unlike_ways_to_write_one_array_agree(tmp_path: Path) -> None:
         "codecs": [sharded((4, 2, 6), [codec("transpose", order=[2, 1, 0]), BYTES, GZIP], location="start")],
         "fill_value": -1,
     }
-    check(tmp_path / "v3", write_tensorstore(tmp_path / "v3", ROWS, v3, parts=PARTS["corner"]))
+    check(tmp_path / "v3", write_tensorstore(tmp_path / "v3", ROWS, v3, parts=PARTS["some"]))
 
 
 # --- Codecs of others, and how often they are called
@@ -577,6 +591,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[SwathError], str]] = {
         FormatError,
         "novelty",
     ),
+    "storage-transformers": (
+        lambda f: _edited(_array(f), lambda m: m.update(storage_transformers=[{"name": "mirror"}])),
+        FormatError,
+        "rows",
+    ),
+    "no-rows": (lambda f: _edited(_array(f), lambda m: m.update(shape=[0, 6, 6])), SwathError, r"rows.*\(0, 6, 6\)"),
     "no-shape": (lambda f: _edited(_array(f), lambda m: m.pop("shape")), FormatError, "shape"),
     "negative-shape": (lambda f: _edited(_array(f), lambda m: m.update(shape=[-1, 6, 6])), FormatError, "rows"),
     "text-shape": (lambda f: _edited(_array(f), lambda m: m.update(shape="60")), FormatError, "rows"),
@@ -609,6 +629,14 @@ def test_a_single_value_is_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "rows", shape=(), dtype="f8")
     with pytest.raises(SwathError, match=r"rows.*(single value|shape \(\))"):
         swath.open(tmp_path / "rows")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pcodec") is not None, reason="its package is installed")
+def test_a_codec_whose_package_is_missing_is_refused(tmp_path: Path) -> None:
+    url = _array(tmp_path, compressors=None)
+    _edited(url, lambda metadata: metadata.update(codecs=[codec("numcodecs.pcodec")]))
+    with pytest.raises(SwathError, match="pcodec"):
+        swath.open(url).gather(STARTS)
 
 
 @pytest.mark.filterwarnings("ignore:Rectilinear chunk grids are experimental")
@@ -724,3 +752,33 @@ def test_a_chunk_of_another_size_is_damage(tmp_path: Path, codec_name: str, scal
     write_zarr(other, ROWS, chunks=(int(GRID[0] * scale), *GRID[1:]), compressors=compressors)
     shutil.copy(other / CHUNK, url / CHUNK)
     _check_damage(url)
+
+
+BOMBS: dict[str, Json] = {name: BYTES_CODECS[name] for name in ("zstd", "gzip", "blosc-lz4-noshuffle")} | {
+    f"numcodecs-{name}": codec(f"numcodecs.{name}") for name in ("zlib", "bz2", "lzma", "lz4")
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_chunk_that_would_fill_the_memory_is_damage(tmp_path: Path, name: str) -> None:
+    """256 MB of zeros, in a few kilobytes: no more is decoded than the chunk has place for."""
+    bomb = np.zeros((1, 2**28), "u1")
+    write_zarr(tmp_path / "bomb", bomb, chunks=bomb.shape, compressors=[BOMBS[name]], config=_EMPTY_TOO)
+    small = write_zarr(tmp_path / "a", bomb[:, :1000].repeat(20, 0), chunks=(10, 1000), compressors=[BOMBS[name]])
+    shutil.copytree(tmp_path / "bomb" / "c", tmp_path / "a" / "c", dirs_exist_ok=True)
+    del bomb
+    a = swath.open(tmp_path / "a")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = _status("VmRSS")
+    with pytest.raises(DamagedStoreError, match="c/0/0"):
+        a.gather([0], window=5)
+    assert _status("VmHWM") - before < 64 * 2**20
+    assert_same(a.gather([12], window=5), expected(small, [12], 5))
+
+
+_EMPTY_TOO = {"write_empty_chunks": True}
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

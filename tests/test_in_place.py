@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from foreign import (
     HDF5_FILTERS,
+    PARTS,
     RECORD,
     STARTS,
     V2_DTYPES,
@@ -36,13 +38,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import assert_same, expected
 from test_gather_model import random_array
+from test_memory import _measure
 
 import swath
-from swath.errors import DamagedStoreError, MemoryLimitError, SourceError, SwathError
+from swath.errors import (
+    ColumnsError,
+    DamagedStoreError,
+    MemoryLimitError,
+    OptionError,
+    OutError,
+    SourceError,
+    SwathError,
+    WindowError,
+    WindowOutOfBoundsError,
+)
 
 ROWS = np.random.default_rng(0).integers(0, 1000, (60, 6, 5)).astype("i4")
 FLAT = ROWS[..., 0].copy()
 GRID = (8, 4, 5)
+ALIGNED = np.dtype([("a", "i1"), ("b", "f8")], align=True)
 COLUMNS = Request(columns=[5, 0, 3])
 
 
@@ -113,14 +127,6 @@ def test_hdf5_chunk_grids(tmp_path: Path, name: str, chunks: tuple[int, ...]) ->
     _check_hdf5(tmp_path, request=COLUMNS, chunks=chunks, maxshape=(None,) * 3, **FILTERS[name])
 
 
-PARTS: dict[str, list[Any]] = {
-    "whole": [...],
-    "rows": [slice(5, 18), slice(43, 45)],
-    "corner": [(slice(13, 39), slice(1, 3))],
-    "nothing": [],
-}
-
-
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize(
     "layout",
@@ -135,10 +141,11 @@ def test_what_was_never_written_to_hdf5_is_the_fill_value(tmp_path: Path, layout
 
 
 @pytest.mark.parametrize("userblock", [512, 4096])
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("layout", [{}, {"chunks": GRID}, {"chunks": GRID, "compression": "gzip"}], ids=str)
-def test_hdf5_behind_other_bytes(tmp_path: Path, userblock: int, layout: dict[str, Any]) -> None:
+def test_hdf5_behind_other_bytes(tmp_path: Path, userblock: int, parts: str, layout: dict[str, Any]) -> None:
     """Addresses within the file count from the end of the user block."""
-    _check_hdf5(tmp_path, userblock=userblock, **layout)
+    _check_hdf5(tmp_path, userblock=userblock, parts=PARTS[parts], fillvalue=-7, **layout)
 
 
 @pytest.mark.parametrize("shape", [(75, 6, 5), (50, 6, 5), (50, 3, 5), (70, 9, 5)], ids=str)
@@ -159,6 +166,8 @@ HDF5_DTYPES: dict[str, Rows] = {
     "utf-8": np.array([["\u00e9".encode(), b"b"]] * 60, h5py.string_dtype("utf-8", 4)),
     "datetime": FLAT.astype("M8[s]").astype(h5py.opaque_dtype("M8[s]")),
     "nested": random_array((60,), [("a", RECORD), ("b", "u1")], 0),
+    "aligned": random_array((60, 6), ALIGNED, 0),
+    "subarrays": random_array((60,), [("a", "u1"), ("b", ">f4", (2, 2))], 0),
 }
 
 
@@ -169,6 +178,86 @@ def test_hdf5_dtypes(tmp_path: Path, name: str, layout: str) -> None:
     chunked: dict[str, Any] = {"chunks": (7, 2)[: rows.ndim], "compression": "gzip"}
     options = chunked if layout == "chunked" else {}
     _check_hdf5(tmp_path, rows, **options)
+
+
+def _bits_within_a_number() -> h5py.h5t.TypeID:
+    bits = h5py.h5t.STD_I32LE.copy()
+    bits.set_precision(12)
+    bits.set_offset(4)
+    return bits
+
+
+def _text(padding: int) -> h5py.h5t.TypeID:
+    text = h5py.h5t.C_S1.copy()
+    text.set_size(4)
+    text.set_strpad(padding)
+    return text
+
+
+def _complex_with_a_gap() -> h5py.h5t.TypeID:
+    parts = h5py.h5t.create(h5py.h5t.COMPOUND, 24)
+    parts.insert(b"r", 0, h5py.h5t.IEEE_F64BE)
+    parts.insert(b"i", 16, h5py.h5t.IEEE_F64BE)
+    return parts
+
+
+def _fields_out_of_order() -> h5py.h5t.TypeID:
+    fields = h5py.h5t.create(h5py.h5t.COMPOUND, 12)
+    fields.insert(b"y", 8, h5py.h5t.STD_I32BE)
+    fields.insert(b"x", 0, h5py.h5t.STD_I16LE)
+    return fields
+
+
+def _truth() -> h5py.h5t.TypeID:
+    truth = h5py.h5t.enum_create(h5py.h5t.STD_I8LE)
+    truth.enum_insert(b"FALSE", 0)
+    truth.enum_insert(b"TRUE", 1)
+    return truth
+
+
+def _float_of_another_bias() -> h5py.h5t.TypeID:
+    number = h5py.h5t.IEEE_F32LE.copy()
+    number.set_ebias(100)
+    return number
+
+
+HDF5_TYPES: dict[str, Callable[[], h5py.h5t.TypeID]] = {
+    "bits-within-a-number": _bits_within_a_number,
+    "float-of-another-bias": _float_of_another_bias,
+    "bits": lambda: h5py.h5t.STD_B16BE,
+    "truth-of-any-byte": _truth,
+    "text-ended-by-zero": lambda: _text(h5py.h5t.STR_NULLTERM),
+    "text-padded-by-zeros": lambda: _text(h5py.h5t.STR_NULLPAD),
+    "text-padded-by-spaces": lambda: _text(h5py.h5t.STR_SPACEPAD),
+    "complex-with-a-gap": _complex_with_a_gap,
+    "complex-of-its-own": lambda: h5py.h5t.COMPLEX_IEEE_F64BE,
+    "fields-out-of-order": _fields_out_of_order,
+}
+
+
+@pytest.mark.parametrize("name", HDF5_TYPES)
+@pytest.mark.parametrize("chunks", [None, (7,)], ids=["contiguous", "chunked"])
+def test_hdf5_types_whose_bytes_are_not_those_of_numpy(tmp_path: Path, name: str, chunks: Any) -> None:
+    """HDF5 converts as it reads: of any stored bytes, the rows are what h5py makes of them."""
+    stored = HDF5_TYPES[name]()
+    with h5py.File(tmp_path / "rows.h5", "w", libver="latest") as file:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if chunks:
+            creation.set_chunk(chunks)
+        dataset = h5py.h5d.create(file.id, b"rows", stored, h5py.h5s.create_simple((60,)), creation)
+        content = np.random.default_rng(0).choice(np.frombuffer(b"\0 ab\1\x3f", "u1"), 60 * stored.get_size())
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, content.view(f"V{stored.get_size()}"), stored)
+        rows = file["rows"][...]
+    check(f"{tmp_path}/rows.h5::rows", rows)
+
+
+@pytest.mark.parametrize("when", [h5py.h5d.ALLOC_TIME_EARLY, h5py.h5d.ALLOC_TIME_LATE, h5py.h5d.ALLOC_TIME_INCR])
+@pytest.mark.parametrize("parts", ["whole", "nothing"])
+def test_hdf5_space_that_is_taken_early_or_late(tmp_path: Path, when: int, parts: str) -> None:
+    """Early, a dataset of fixed shape has no index of its chunks at all: they lie in order."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_alloc_time(when)
+    _check_hdf5(tmp_path, parts=PARTS[parts], dcpl=creation, chunks=GRID, fillvalue=5, libver="latest")
 
 
 @pytest.mark.parametrize("chunks", [None, GRID], ids=["contiguous", "chunked"])
@@ -241,7 +330,7 @@ def test_each_hdf5_chunk_is_read_once(tmp_path: Path, chunks: tuple[int, ...]) -
 # --- .npy and raw binary
 
 
-@pytest.mark.parametrize("dtype", [*V2_DTYPES, RECORD, np.dtype([("a", "i1"), ("b", "f8")], align=True)], ids=str)
+@pytest.mark.parametrize("dtype", [*V2_DTYPES, RECORD, ALIGNED], ids=str)
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy(tmp_path: Path, dtype: Any, order: Any) -> None:
     rows = np.array(random_array((60, 6), dtype, 0), order=order)
@@ -347,6 +436,66 @@ def test_a_forked_child_gathers(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_threads_share_a_handle(tmp_path: Path, name: str) -> None:
+    a = KINDS[name](tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        for batch in pool.map(lambda _: a.gather(STARTS), range(12)):
+            assert_same(batch, WANTED)
+    lazy = a.windows(STARTS, block=2)
+    assert_same(lazy.compute(scheduler="threads"), WANTED)
+    assert_same(swath.compute(lazy[::-1, 3:, ::2]), WANTED[::-1, 3:, ::2])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_batches_of_all_kinds_land_anywhere(tmp_path: Path, name: str) -> None:
+    a = KINDS[name](tmp_path)
+    strided = np.empty((*WANTED.shape[:-1], 10), "i4")[..., ::2]
+    a.gather(STARTS, out=strided)
+    assert_same(strided, WANTED)
+    on_disk = np.memmap(tmp_path / "out", "i4", "w+", shape=WANTED.shape)
+    swath.compute(a.windows(STARTS), out=on_disk)
+    assert_same(np.asarray(on_disk), WANTED)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        pytest.param({"starts": [45]}, WindowOutOfBoundsError, id="start"),
+        pytest.param({"window": 61}, WindowError, id="window"),
+        pytest.param({"columns": [6]}, ColumnsError, id="column"),
+        pytest.param({"out": np.empty((1, 16, 6, 4), "i4")}, OutError, id="out"),
+        pytest.param({"verify": "sometimes"}, OptionError, id="verify"),
+    ],
+)
+def test_a_bad_request_is_refused(tmp_path: Path, name: str, options: dict[str, Any], error: type[SwathError]) -> None:
+    with pytest.raises(error):
+        KINDS[name](tmp_path).gather(**{"starts": [0], **options})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_handle_does_not_depend_on_the_working_directory(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    url = KINDS[name](tmp_path).url
+    options: dict[str, Any] = {"dtype": "i4", "row_shape": (6, 5)} if name == "raw" else {}
+    monkeypatch.chdir(tmp_path)
+    a = swath.open(os.path.relpath(url), **options)
+    monkeypatch.chdir("elsewhere")
+    assert_same(a.gather(STARTS), WANTED)
+
+
+@pytest.mark.parametrize("name", ["hdf5", "hdf5-gzip"])
+def test_a_file_that_the_caller_has_open_too(tmp_path: Path, name: str) -> None:
+    a = KINDS[name](tmp_path)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert_same(a.gather(STARTS), WANTED)
+        assert_same(swath.open(a.url).gather(STARTS), WANTED)
+        assert_same(file["group/rows"][...], ROWS)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_nothing_stays_open(tmp_path: Path, name: str) -> None:
     a = KINDS[name](tmp_path)
     a.gather(STARTS)
@@ -373,6 +522,33 @@ def test_the_window_of_a_handle(tmp_path: Path, name: str) -> None:
     assert_same(narrow.gather(STARTS), expected(ROWS, STARTS, 3))
 
 
+MEMORY: dict[str, Callable[[Path, Rows], str]] = {
+    "zarr-columns": lambda f, rows: _large_zarr(f, rows, chunks=(8000, 10), compressors=[codec("gzip", level=1)]),
+    "zarr-shards": lambda f, rows: _large_zarr(
+        f, rows, chunks=(2000, 500), serializer=sharded((50, 100)), compressors=None
+    ),
+    "zarr-within-another-codec": lambda f, rows: _large_zarr(
+        f, rows, chunks=(1000, 500), serializer=sharded((50, 100)), compressors=[codec("zstd", level=1, checksum=False)]
+    ),
+    "hdf5-gzip": lambda f, rows: write_hdf5(f / "a.h5", rows, chunks=(1000, 50), compression="gzip")[0],
+    "npy": lambda f, rows: _saved(f, rows),
+    "npy-f-order": lambda f, rows: _saved(f, np.asfortranarray(rows)),
+}
+
+
+def _large_zarr(folder: Path, rows: Rows, **options: Any) -> str:
+    write_zarr(folder / "a.zarr", rows, **options)
+    return str(folder / "a.zarr")
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_the_projected_peak_is_never_passed(tmp_path: Path, name: str) -> None:
+    """Of 32 MB, of which the windows want all; by the kernel's count, in a fresh process."""
+    rows = np.random.default_rng(0).normal(size=(8000, 500)).round(1)
+    measured = _measure(MEMORY[name](tmp_path, rows), 500)
+    assert measured["added"] <= measured["projected"], measured
+
+
 # --- What is refused, and what is damaged
 
 
@@ -390,10 +566,16 @@ def _changed_npy(folder: Path, change: Callable[[bytes], bytes]) -> str:
     return _bytes(folder, "rows.npy", change((folder / "rows.npy").read_bytes()))
 
 
+def _saved(folder: Path, rows: Rows) -> str:
+    write_npy(folder / "rows.npy", rows)
+    return f"{folder}/rows.npy"
+
+
 def _special(folder: Path) -> str:
     with h5py.File(folder / "rows.h5", "w") as file:
         file["scalar"] = 5
         file["null"] = h5py.Empty("f8")
+        file["no-rows"] = ROWS[:0]
         file.create_dataset("text", data=["a", "bc"], dtype=h5py.string_dtype())
         file.create_dataset("ragged", (5,), h5py.vlen_dtype("i4"))
         file.create_dataset("references", (5,), h5py.ref_dtype)
@@ -447,6 +629,7 @@ REFUSED: dict[str, tuple[Callable[[Path], str], dict[str, Any], type[SwathError]
     "hdf5-group": (lambda f: _special(f) + "group", {}, SwathError, r"rows\.h5.*group"),
     "hdf5-scalar": (lambda f: _special(f) + "scalar", {}, SwathError, "scalar"),
     "hdf5-null": (lambda f: _special(f) + "null", {}, SwathError, "null"),
+    "hdf5-no-rows": (lambda f: _special(f) + "no-rows", {}, SwathError, r"no-rows.*\(0, 6, 5\)"),
     "hdf5-dangling": (lambda f: _special(f) + "dangling", {}, SwathError, "dangling"),
     "hdf5-text": (lambda f: _special(f) + "text", {}, SwathError, "text.* object"),
     "hdf5-chunked-text": (lambda f: _special(f) + "chunked-text", {}, SwathError, "chunked-text.* object"),
@@ -460,6 +643,8 @@ REFUSED: dict[str, tuple[Callable[[Path], str], dict[str, Any], type[SwathError]
     "npy-trailing": (lambda f: _changed_npy(f, lambda b: b + b"x"), {}, SwathError, r"rows\.npy.*7329 bytes"),
     "npy-header-cut": (lambda f: _changed_npy(f, lambda b: b[:40]), {}, SwathError, r"rows\.npy"),
     "npy-huge": (lambda f: _changed_npy(f, lambda b: b.replace(b"(60, 6, 5)", b"(60 ,2**59)")), {}, SwathError, r"rows\.npy"),
+    "npy-scalar": (lambda f: _saved(f, np.array(5.0)), {}, SwathError, r"rows\.npy"),
+    "npy-no-rows": (lambda f: _saved(f, ROWS[:0]), {}, SwathError, r"rows\.npy.*\(0, 6, 5\)"),
     "npy-pickled": (_pickled, {}, SwathError, r"rows\.npy.* object"),
     "raw-without-dtype": (lambda f: _bytes(f, "rows.bin", bytes(80)), {}, SwathError, r"rows\.bin.*dtype="),
     "raw-rest": (lambda f: _bytes(f, "rows.bin", bytes(81)), {"dtype": "f8"}, SwathError, r"rows\.bin.*81 bytes"),

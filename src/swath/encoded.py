@@ -15,7 +15,7 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,16 +64,19 @@ class Wanted:
         return i, self.batch[begin : begin + (row1 - row0) * self.row_bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Rows of one tile of one chunk."""
+class Decoded(NamedTuple):
+    """Rows of one tile of one chunk, and the windows that want them."""
 
     row0: int
     """First row, in the array."""
     rows: NDArray[Any]
     tile: int
+    first: int
+    """First of the windows that touch the rows, by position in `Wanted`."""
+    stop: int
+    """Window after the last of them."""
     host: int | None
-    """The window, by position in `Wanted`, in which these rows lie already."""
+    """The window in which these rows lie already."""
 
 
 class ChunkReader(Protocol):
@@ -128,6 +131,8 @@ class EncodedReader:
         self._scratch = scratch
         self._direct = scratch if direct else None
         self._fill_value = fill_value
+        self._are_rows = layout.tiles.are_rows
+        self._lands_whole = self._are_rows and decoder.is_plain
         self._files = contextlib.ExitStack()
         self._open: dict[str, LocalFile] = {}
 
@@ -170,37 +175,52 @@ class EncodedReader:
         self, file: LocalFile | None, chunk: int, entries: Entries, tile: int, wanted: Wanted
     ) -> Iterator[Decoded]:
         """Chunks whose bytes are fetched in one range, or one that has none."""
-        chunk_rows, n_rows = self._layout.chunk_rows, self._layout.n_rows
-        if file is None or entries[0] is None:
-            row0 = chunk * chunk_rows
-            yield self._missing(file, chunk, row0, min(row0 + chunk_rows, n_rows), tile)
-            return
-        known = [entry for entry in entries if entry is not None]
-        for k, (offset, length, _) in enumerate(known):
-            if length > self._decoder.most_bytes:
-                self._damaged(file, chunk + k, f"has {length} bytes, and can have {self._decoder.most_bytes} at most")
-            if offset + length > file.size:
-                self._damaged(file, chunk + k, f"ends early: the file has {file.size} bytes")
+        decoder, layout = self._decoder, self._layout
+        chunk_rows, n_rows = layout.chunk_rows, layout.n_rows
         encoded, base = memoryview(b""), 0
-        if not self._decoder.is_identity:
-            base = known[0][0]
-            encoded = self._fetch(file, base, known[-1][0] + known[-1][1] - base, chunk)
-        for k, (offset, length, mask) in enumerate(known):
+        if file is not None and entries[0] is not None and not decoder.is_identity:
+            base, stop = self._check_range(file, entries, chunk)
+            encoded = self._fetch(file, base, stop - base, chunk)
+        for k, entry in enumerate(entries):
             row0 = (chunk + k) * chunk_rows
             row1 = min(row0 + chunk_rows, n_rows)
-            i, j = wanted.touching(row0, row1)
-            if i >= j:
+            first, stop = wanted.touching(row0, row1)
+            if first >= stop:
                 continue
-            lo = max(row0, wanted.starts[i]) - row0
-            hi = min(row1, wanted.starts[j - 1] + wanted.window) - row0
-            whole = lo == 0 and hi == chunk_rows and self._layout.tiles.are_rows and self._decoder.is_plain
-            host = wanted.host(row0, row1) if whole else None
-            if self._decoder.is_identity:
-                rows = self._fetch_rows(file, offset, length, chunk + k, lo, hi, host)
+            lo = max(row0, wanted.starts[first]) - row0
+            hi = min(row1, wanted.starts[stop - 1] + wanted.window) - row0
+            host = wanted.host(row0, row1) if hi - lo == chunk_rows and self._lands_whole else None
+            if file is None or entry is None:
+                rows, landed = self._missing(file, chunk + k, hi - lo), False
+            elif decoder.is_identity:
+                rows, landed = self._fetch_rows(file, entry, chunk + k, lo, hi, host), True
             else:
-                rows = self._decode(file, encoded[offset - base :][:length], mask, chunk + k, lo, hi, host)
-            hosted = host is not None and np.may_share_memory(rows, np.frombuffer(host[1], np.uint8))
-            yield Decoded(row0 + lo, self._clip(rows, tile), tile, host[0] if host and hosted else None)
+                offset, length, mask = entry
+                body = encoded[offset - base : offset - base + length]
+                rows, landed = self._decode(file, body, mask, chunk + k, lo, hi, host)
+            if not self._are_rows:
+                rows = rows[(slice(None), *(slice(0, part.stop - part.start) for part in layout.tiles.slices(tile)))]
+            yield Decoded(row0 + lo, rows, tile, first, stop, host[0] if host and landed else None)
+
+    def _check_range(self, file: LocalFile, entries: Entries, chunk: int) -> tuple[int, int]:
+        """The bytes that hold some chunks.
+
+        Raises
+        ------
+        DamagedStoreError
+            They can't all be there.
+        """
+        begin = end = 0
+        most = self._decoder.most_bytes
+        for k, entry in enumerate(entries):
+            assert entry is not None
+            offset, length, _ = entry
+            begin, end = begin or offset, offset + length
+            if length > most:
+                self._damaged(file, chunk + k, f"has {length} bytes, and can have {most} at most")
+            if end > file.size:
+                self._damaged(file, chunk + k, f"ends early: the file has {file.size} bytes")
+        return begin, end
 
     def _fetch(self, file: LocalFile, offset: int, length: int, chunk: int) -> Buffer:
         encoded = self._scratch.take("encoded", length)
@@ -210,10 +230,17 @@ class EncodedReader:
         return encoded
 
     def _fetch_rows(
-        self, file: LocalFile, offset: int, length: int, chunk: int, lo: int, hi: int, host: tuple[int, Buffer] | None
+        self,
+        file: LocalFile,
+        entry: tuple[int, int, int],
+        chunk: int,
+        lo: int,
+        hi: int,
+        host: tuple[int, Buffer] | None,
     ) -> NDArray[Any]:
         """Rows that are stored as they are: only those that are wanted."""
         decoder = self._decoder
+        offset, length, _ = entry
         if length < hi * decoder.row_bytes or length > decoder.n_bytes:
             self._damaged(file, chunk, f"has {length} bytes, not {decoder.n_bytes}")
         n_bytes = (hi - lo) * decoder.row_bytes
@@ -231,7 +258,7 @@ class EncodedReader:
         lo: int,
         hi: int,
         host: tuple[int, Buffer] | None,
-    ) -> NDArray[Any]:
+    ) -> tuple[NDArray[Any], bool]:
         decoder = self._decoder.skipping(mask) if mask else self._decoder
         out = self._scratch.take("chunk", decoder.n_bytes) if host is None else host[1]
         try:
@@ -239,19 +266,11 @@ class EncodedReader:
         except DecodeError as error:
             self._damaged(file, chunk, str(error))
 
-    def _missing(self, file: LocalFile | None, chunk: int, row0: int, row1: int, tile: int) -> Decoded:
+    def _missing(self, file: LocalFile | None, chunk: int, n_rows: int) -> NDArray[Any]:
         if self._fill_value is None:
             assert file is not None
             self._damaged(file, chunk, "is missing")
-        rows = np.full((row1 - row0, *self._decoder.shape[1:]), self._fill_value, self._decoder.dtype)
-        return Decoded(row0, self._clip(rows, tile), tile, None)
-
-    def _clip(self, rows: NDArray[Any], tile: int) -> NDArray[Any]:
-        """Without what a chunk at the edge holds beyond the array."""
-        tiles = self._layout.tiles
-        if tiles.are_rows:
-            return rows
-        return rows[(slice(None), *(slice(0, part.stop - part.start) for part in tiles.slices(tile)))]
+        return np.full((n_rows, *self._decoder.shape[1:]), self._fill_value, self._decoder.dtype)
 
     def _damaged(self, file: LocalFile, chunk: int, what: str) -> NoReturn:
         raise DamagedStoreError(f"{file.path}: {self._layout.describe_chunk(chunk)} {what}. {MEND}")
@@ -296,4 +315,4 @@ class LibraryReader:
                 raise DamagedStoreError(
                     f"{self._where}: {layout.describe_chunk(chunk)} cannot be read ({error}). {MEND}"
                 ) from error
-            yield Decoded(lo, np.asarray(rows), tile, None)
+            yield Decoded(lo, np.asarray(rows), tile, i, j, None)

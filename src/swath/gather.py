@@ -229,6 +229,7 @@ class _Lander:
         self._starts = plan.starts
         self._order = plan.order
         self._large = plan.window * plan.layout.row_bytes > _SMALL_WINDOW_BYTES
+        self._are_rows = plan.layout.tiles.are_rows
         self._parts: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
         # The batch as bytes: rows land in it only where those of a window lie side by side, and are kept whole.
         whole = plan.columns is None and out.flags.c_contiguous
@@ -298,23 +299,24 @@ class _Lander:
     def _land_decoded(self, reader: ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
         starts, order = self._starts[lo:hi].tolist(), self._order[lo:hi].tolist()
         wanted = Wanted(starts, order, self._window, self._view, self._row_bytes)
-        for chunk in reader.read(first, stop, wanted):
-            a, b = wanted.touching(chunk.row0, chunk.row0 + len(chunk.rows))
-            if self._layout.tiles.are_rows:
-                if chunk.host is None:
-                    self._place(chunk.rows, chunk.row0, lo + a, lo + b)
-                elif b - a > 1:
-                    self._place(chunk.rows, chunk.row0, lo + a, lo + chunk.host)
-                    self._place(chunk.rows, chunk.row0, lo + chunk.host + 1, lo + b)
-                continue
-            if chunk.tile not in self._parts:
-                self._parts[chunk.tile] = self._part_of_row(chunk.tile)
-            kept, part = self._parts[chunk.tile]
-            for start, place in zip(starts[a:b], order[a:b]):
-                begin, end = max(start - chunk.row0, 0), min(start + self._window - chunk.row0, len(chunk.rows))
-                at = chunk.row0 + begin - start
-                window = self._out[place, at : at + end - begin]
-                window[kept] = chunk.rows[begin:end][part]
+        for row0, rows, tile, a, b, host in reader.read(first, stop, wanted):
+            if not self._are_rows:
+                self._place_part(rows, row0, tile, starts[a:b], order[a:b])
+            elif host is None:
+                self._place(rows, row0, lo + a, lo + b)
+            elif b - a > 1:
+                self._place(rows, row0, lo + a, lo + host)
+                self._place(rows, row0, lo + host + 1, lo + b)
+
+    def _place_part(self, rows: NDArray[Any], row0: int, tile: int, starts: list[int], order: list[int]) -> None:
+        """Copy from rows of one tile, which begin at ``row0`` of the array, what some windows want."""
+        if tile not in self._parts:
+            self._parts[tile] = self._part_of_row(tile)
+        kept, part = self._parts[tile]
+        for start, place in zip(starts, order):
+            begin, end = max(start - row0, 0), min(start + self._window - row0, len(rows))
+            at = row0 + begin - start
+            self._out[place, at : at + end - begin][kept] = rows[begin:end][part]
 
     def _part_of_row(self, tile: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Where the values of a tile go in the rows of a window, and which of its values these are."""
@@ -328,16 +330,15 @@ class _Lander:
 
     def _place(self, rows: NDArray[Any], row0: int, lo: int, hi: int) -> None:
         """Copy from ``rows``, which begin at ``row0`` of the array, what the windows ``[lo, hi)`` want."""
-        plan = self._plan
-        starts, order = plan.starts[lo:hi] - row0, plan.order[lo:hi]
-        if self._bytes is not None and plan.window * plan.layout.row_bytes <= _SMALL_WINDOW_BYTES:
-            inside = (starts >= 0) & (starts + plan.window <= len(rows))
-            self._place_small(rows, starts[inside], order[inside])
+        window, starts, order = self._window, self._starts[lo:hi], self._order[lo:hi]
+        if self._bytes is not None and not self._large:
+            inside = (starts >= row0) & (starts + window <= row0 + len(rows))
+            self._place_small(rows, starts[inside] - row0, order[inside])
             starts, order = starts[~inside], order[~inside]
-        out, columns = self._out, plan.columns
+        out, columns = self._out, self._plan.columns
         for start, place in zip(starts.tolist(), order.tolist()):
-            a, b = max(-start, 0), min(len(rows) - start, plan.window)
-            some = rows[start + a : start + b]
+            a, b = max(row0 - start, 0), min(row0 + len(rows) - start, window)
+            some = rows[start + a - row0 : start + b - row0]
             out[place, a:b] = some if columns is None else some[:, columns]
 
     def _place_small(self, rows: NDArray[Any], starts: IntArray, order: IntArray) -> None:

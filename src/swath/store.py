@@ -24,7 +24,7 @@ from typing import Any, get_args
 import numpy as np
 
 from swath.checksum import crc32c
-from swath.decoder import Crc32c, Decoder, Numcodec, make_blosc
+from swath.decoder import BloscStep, Crc32c, Decoder
 from swath.encoded import ChunkReader, EncodedReader, Entries
 from swath.errors import (
     DamagedStoreError,
@@ -165,8 +165,7 @@ def _make_store(folder: LocalFolder, encoded: bytes, window: int | None) -> Stor
 
 def _decoder(layout: Layout) -> Decoder:
     shape = (layout.chunk_rows, *layout.row_shape)
-    blosc = make_blosc(layout.codec, layout.dtype.itemsize)
-    return Decoder(shape, layout.dtype, layout.dtype, (Crc32c(), Numcodec(blosc)))
+    return Decoder(shape, layout.dtype, layout.dtype, (Crc32c(), BloscStep()))
 
 
 def shard_key(layout: Layout, shard: int) -> str:
