@@ -253,12 +253,13 @@ def test_windows_of_many_reads(tmp_path: Path) -> None:
     wide = write_zarr(tmp_path / "wide", random_array((60, 20_000), "f8", 0), chunks=(7, 3000))
     check(tmp_path / "wide", wide, Request(columns=[19_999, 0, 2999, 3000]))
     check(tmp_path / "wide", wide)
-    options = {
-        "chunks": (1000, 300),
-        "serializer": sharded((50, 20), [BYTES, BYTES_CODECS["zstd"]]),
-        "compressors": None,
-    }
-    tiled = write_zarr(tmp_path / "tiled", random_array((3000, 300), "f4", 0).round(1), **options)
+    tiled = write_zarr(
+        tmp_path / "tiled",
+        np.random.default_rng(0).normal(size=(3000, 300)).round(1),
+        chunks=(1000, 300),
+        serializer=sharded((50, 20), [BYTES, BYTES_CODECS["zstd"]]),
+        compressors=None,
+    )
     check(tmp_path / "tiled", tiled, Request([0, 2984, 990, 1500, 40, 2000, 5]))
     check(tmp_path / "tiled", tiled, Request([0, 2984, 990, 1500, 40, 2000, 5], columns=[299, 20, 19, 100]))
     long = write_zarr(tmp_path / "long", random_array((300_000, 2), "i2", 0), chunks=(1000, 1), zarr_format=2)
@@ -298,7 +299,7 @@ def test_a_fill_value_of_any_bits(tmp_path: Path) -> None:
     url = _array(tmp_path, rows=FLOATS, parts=PARTS["some"], fill_value=np.nan)
     _edited(url, lambda metadata: metadata.update(fill_value="0x7ff8000000012345"))
     rows = np.asarray(zarr.open_array(url)[...])
-    assert rows.view("u8")[0, 0, 0] == 0x7FF8000000012345
+    assert rows.view("u8")[44, 0, 0] == 0x7FF8000000012345
     check(url, rows)
 
 
@@ -761,8 +762,8 @@ BOMBS: dict[str, Json] = {name: BYTES_CODECS[name] for name in ("zstd", "gzip", 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_chunk_that_would_fill_the_memory_is_damage(tmp_path: Path, name: str) -> None:
-    """256 MB of zeros, in a few kilobytes: no more is decoded than the chunk has place for."""
-    bomb = np.zeros((1, 2**28), "u1")
+    """64 MB of zeros, in a few kilobytes: no more is decoded than the chunk has place for."""
+    bomb = np.zeros((1, 2**26), "u1")
     write_zarr(tmp_path / "bomb", bomb, chunks=bomb.shape, compressors=[BOMBS[name]], config=_EMPTY_TOO)
     small = write_zarr(tmp_path / "a", bomb[:, :1000].repeat(20, 0), chunks=(10, 1000), compressors=[BOMBS[name]])
     shutil.copytree(tmp_path / "bomb" / "c", tmp_path / "a" / "c", dirs_exist_ok=True)
@@ -772,7 +773,7 @@ def test_a_chunk_that_would_fill_the_memory_is_damage(tmp_path: Path, name: str)
     before = _status("VmRSS")
     with pytest.raises(DamagedStoreError, match="c/0/0"):
         a.gather([0], window=5)
-    assert _status("VmHWM") - before < 64 * 2**20
+    assert _status("VmHWM") - before < 32 * 2**20
     assert_same(a.gather([12], window=5), expected(small, [12], 5))
 
 
