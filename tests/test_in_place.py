@@ -532,7 +532,7 @@ MEMORY: dict[str, Callable[[Path, Rows], str]] = {
     ),
     "hdf5-gzip": lambda f, rows: write_hdf5(f / "a.h5", rows, chunks=(1000, 50), compression="gzip")[0],
     "npy": lambda f, rows: _saved(f, rows),
-    "npy-f-order": lambda f, rows: _saved(f, np.asfortranarray(rows)),
+    "npy-f-order": lambda f, rows: _saved(f, np.asfortranarray(np.tile(rows, 3))),
 }
 
 
