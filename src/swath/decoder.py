@@ -14,12 +14,14 @@ encoded bytes tell.
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,20 +73,48 @@ class Unchecked:
 
 
 @dataclass(frozen=True, slots=True)
-class Inflate:
-    """zlib or gzip, by the standard library, which stops at a number of bytes."""
+class Stream:
+    """A decompressor of the standard library, which stops at a number of bytes."""
 
-    wbits: int
+    make: Callable[[], Any]
 
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
-        """Decompress; the stream's own checksum is looked at."""
-        decompress = zlib.decompressobj(self.wbits)
+        """Decompress; a checksum at the end of the stream is looked at."""
+        decompress = self.make()
         decoded = decompress.decompress(encoded, most_bytes)
-        if not decompress.eof:
-            decompress.decompress(decompress.unconsumed_tail, 1)  # the checksum stands after the last byte
-        if not decompress.eof:
+        if not decompress.eof:  # what stands after the last byte: a checksum, a mark
+            decoded += decompress.decompress(getattr(decompress, "unconsumed_tail", b""), 1)
+        if not decompress.eof or len(decoded) > most_bytes:
             raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
         return memoryview(decoded)
+
+
+_ZLIB = Stream(partial(zlib.decompressobj, 15))
+_GZIP = Stream(partial(zlib.decompressobj, 31))
+
+
+def _step(codec: Any) -> Step:
+    """The step of a codec of numcodecs; those that announce no size are bounded by the standard library."""
+    match codec.codec_id:
+        case "zlib":
+            return _ZLIB
+        case "gzip":
+            return _GZIP
+        case "bz2":
+            return Stream(bz2.BZ2Decompressor)
+        case "lzma":
+            return Stream(
+                partial(
+                    lzma.LZMADecompressor,
+                    codec.format,
+                    None,
+                    codec.filters if codec.format == lzma.FORMAT_RAW else None,
+                )
+            )
+        case "blosc":
+            return BloscStep()
+        case _:
+            return Numcodec(codec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +140,10 @@ class BloscStep:
 
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
         """Decode, unless the bytes announce too many."""
-        announced = int.from_bytes(encoded[4:8], "little")
-        if announced > most_bytes or len(encoded) < _BLOSC_HEADER.size:
+        announced, size = int.from_bytes(encoded[4:8], "little"), int.from_bytes(encoded[12:16], "little")
+        if len(encoded) < _BLOSC_HEADER.size or len(encoded) < size:  # blosc believes its header, and reads on
+            raise DecodeError(f"ends early: {len(encoded)} of {size} encoded bytes")
+        if announced > most_bytes:
             raise DecodeError(f"announces {announced} bytes, and a chunk has {most_bytes}")
         if out is None or announced != len(out):
             return _bytes(blosc.decompress(encoded))
@@ -194,7 +226,9 @@ class Decoder:
                 encoded, begin, end = blosc_part(encoded, first * self.row_bytes, stop * self.row_bytes, self.n_bytes)
                 out = out[begin:end]
             decoded = encoded if last is None else last.decode(encoded, end - begin, out)
-        except (RuntimeError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a codec raises: its own errors, IndexError, zlib.error, ...
             raise error if isinstance(error, DecodeError) else DecodeError(f"cannot be decoded ({error})") from error
         if len(decoded) != end - begin:
             raise DecodeError(f"decodes to {len(decoded)} bytes, not {end - begin}")
@@ -257,17 +291,11 @@ def _bytes_step(name: str, options: Mapping[str, Any]) -> Step | None:
     if name in ("crc32c", "numcodecs.crc32c"):
         # numcodecs puts its checksum in front unless told otherwise.
         return Crc32c() if name == "crc32c" or options.get("location") == "end" else None
-    if identifier in ("gzip", "zlib"):
-        return Inflate(31 if identifier == "gzip" else 15)
-    if identifier == "blosc":
-        return BloscStep()
+    if name in ("gzip", "blosc"):
+        return _GZIP if name == "gzip" else BloscStep()
     if identifier == "zstd" or (name != identifier and identifier in _BYTES_CODECS):
-        return _numcodec(identifier, **options)
+        return _step(get_codec({"id": identifier, **options}))
     return None
-
-
-def _numcodec(identifier: str, **options: Any) -> Numcodec:
-    return Numcodec(get_codec({"id": identifier, **options}))
 
 
 def from_zarr_v2(
@@ -276,8 +304,7 @@ def from_zarr_v2(
     """The decoder of a Zarr v2 array: all its codecs are those of numcodecs."""
     steps: list[Step] = []
     if compressor is not None:
-        known: dict[str, Step] = {"zlib": Inflate(15), "gzip": Inflate(31), "blosc": BloscStep()}
-        steps.append(known.get(compressor.codec_id, Numcodec(compressor)))
+        steps.append(_step(compressor))
     axes = tuple(reversed(range(len(shape)))) if order == "F" and len(shape) > 1 else None
     return Decoder(shape, dtype, np.result_type(dtype), tuple(steps), tuple(reversed(filters)), axes)
 
@@ -293,14 +320,8 @@ def from_hdf5(filters: Sequence[tuple[int, tuple[int, ...]]], shape: tuple[int, 
         name = HDF5_FILTERS.get(number)
         if name is None:
             return None
-        if name == "deflate":
-            steps.insert(0, Inflate(15))
-        elif name == "blosc":
-            steps.insert(0, BloscStep())
-        elif name == "shuffle":
-            steps.insert(0, _numcodec(name, elementsize=options[0] if options else dtype.itemsize))
-        else:
-            steps.insert(0, _numcodec(name))
+        shuffle = {"elementsize": options[0] if options else dtype.itemsize} if name == "shuffle" else {}
+        steps.insert(0, _ZLIB if name == "deflate" else _step(get_codec({"id": name, **shuffle})))
     return Decoder(shape, dtype, np.result_type(dtype), tuple(steps))
 
 

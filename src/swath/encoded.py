@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
@@ -210,17 +211,14 @@ class EncodedReader:
         DamagedStoreError
             They can't all be there.
         """
-        begin = end = 0
+        ranges = [(offset, offset + length) for offset, length, _ in filter(None, entries)]
         most = self._decoder.most_bytes
-        for k, entry in enumerate(entries):
-            assert entry is not None
-            offset, length, _ = entry
-            begin, end = begin or offset, offset + length
-            if length > most:
-                self._damaged(file, chunk + k, f"has {length} bytes, and can have {most} at most")
+        for k, (begin, end) in enumerate(ranges):
+            if end - begin > most:
+                self._damaged(file, chunk + k, f"has {end - begin} bytes, and can have {most} at most")
             if end > file.size:
                 self._damaged(file, chunk + k, f"ends early: the file has {file.size} bytes")
-        return begin, end
+        return ranges[0][0], ranges[-1][1]
 
     def _fetch(self, file: LocalFile, offset: int, length: int, chunk: int) -> Buffer:
         encoded = self._scratch.take("encoded", length)
@@ -293,7 +291,8 @@ def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
 class LibraryReader:
     """Reads blocks through zarr-python, h5py or numpy, each once."""
 
-    def __init__(self, array: Any, where: str, layout: Layout, tiles: tuple[int, ...]) -> None:
+    def __init__(self, array: Any, where: Callable[[int, int], Path], layout: Layout, tiles: tuple[int, ...]) -> None:
+        """``where`` gives the file that holds a tile of a chunk."""
         self._array = array
         self._where = where
         self._layout = layout
@@ -313,6 +312,6 @@ class LibraryReader:
                 rows = self._array[(slice(lo, hi), *layout.tiles.slices(tile)[: self._array.ndim - 1])]
             except Exception as error:  # whatever a codec of somebody else raises
                 raise DamagedStoreError(
-                    f"{self._where}: {layout.describe_chunk(chunk)} cannot be read ({error}). {MEND}"
+                    f"{self._where(chunk, tile)}: {layout.describe_chunk(chunk)} cannot be read ({error}). {MEND}"
                 ) from error
             yield Decoded(lo, np.asarray(rows), tile, i, j, None)

@@ -10,9 +10,10 @@ Chunks that were never written hold the fill value, as Zarr says.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ class ForeignZarr:
     def reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[ChunkReader]:
         """What reads the chunks of one row of files."""
         if self.decoder is None:
-            yield LibraryReader(_open_array(self.folder.path), self.url, self.layout, access.tiles)
+            path = self.folder.path
+            array = _open_array(path)
+            yield LibraryReader(array, lambda chunk, tile: path / self.key(chunk, tile), self.layout, access.tiles)
             return
         decoder = self.decoder if access.verify else self.decoder.without_checks()
         with EncodedReader(
@@ -148,8 +151,12 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
             f"The Zarr array {path} has shape {array.shape} and dtype {array.dtype}, so it has no rows of one size. "
             "Choose an array with at least one row and a dtype of fixed size."
         )
+    if b'"chunks"' in encoded and json.loads(encoded).get("chunks", list(array.chunks)) != list(array.chunks):
+        raise FormatError(
+            f"{path / '.zarray'} has chunks of no rows. Restore the file."
+        )  # zarr-python mends it in silence
     native = np.result_type(dtype)
-    decoder, chunks, shards, sharding, codec = _codecs(array, dtype)
+    decoder, chunks, shards, sharding, codec = _codecs(array, encoded, dtype)
     layout = Layout(
         n_rows=array.shape[0],
         row_shape=array.shape[1:],
@@ -162,7 +169,7 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         entry_bytes=INDEX_ENTRY_BYTES * math.prod(sharding.grid[1:]) if sharding else 0,
         decode_copies=_LIBRARY_COPIES if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
     )
-    fill_value = np.zeros((), native)[()] if array.fill_value is None else np.asarray(array.fill_value, native)[()]
+    fill_value = np.asarray(_fill_value(array), native)[()]
     return ForeignZarr(LocalFolder(path), encoded, array.metadata, layout, window, decoder, sharding, fill_value)
 
 
@@ -185,31 +192,40 @@ def _open_array(path: Path) -> Any:
     return found
 
 
+def _fill_value(array: Any) -> Any:
+    if array.fill_value is not None:
+        return array.fill_value
+    from zarr.dtype import parse_dtype
+
+    return parse_dtype(array.dtype, zarr_format=2).default_scalar()  # as zarr-python reads chunks that are not there
+
+
+# The index is read by swath if it is as all writers make it; else the shard is read by zarr-python.
+_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+_INDEX_CODECS = ([_LITTLE, {"name": "crc32c"}], [_LITTLE, {"name": "crc32c", "configuration": {}}], [_LITTLE, "crc32c"])
+
+
 def _codecs(
-    array: Any, dtype: np.dtype[Any]
+    array: Any, encoded: bytes, dtype: np.dtype[Any]
 ) -> tuple[Decoder | None, tuple[int, ...], tuple[int, ...], Sharding | None, str]:
     """The decoder, the shapes of chunk and file, the sharding, and a word for the codec."""
-    metadata = array.metadata.to_dict()
-    if metadata["zarr_format"] == 2:
+    if array.metadata.zarr_format == 2:
         compressor, filters = array.metadata.compressor, array.metadata.filters or ()
         decoder = from_zarr_v2(compressor, filters, array.order, array.chunks, dtype)
         return decoder, array.chunks, array.chunks, None, _word([compressor.get_config()["id"]] if compressor else [])
-    codecs = _plain(metadata["codecs"])
+    codecs = json.loads(encoded)["codecs"]
+    codecs = [{"name": codec} if isinstance(codec, str) else codec for codec in codecs]
     names = [codec["name"] for codec in codecs]
     if names != ["sharding_indexed"]:
         return from_zarr_v3(codecs, array.chunks, dtype), array.chunks, array.chunks, None, _word(names)
     options = codecs[0]["configuration"]
     inner = [codec["name"] for codec in options["codecs"]]
-    if [codec["name"] for codec in options["index_codecs"]] != ["bytes", "crc32c"]:
+    if options["index_codecs"] not in _INDEX_CODECS:
         return None, array.shards, array.shards, None, _word(inner)
     grid = tuple(s // c for s, c in zip(array.shards, array.chunks))
     location = options.get("index_location", "end")
     sharding = Sharding(grid, IndexCache(math.prod(grid) * INDEX_ENTRY_BYTES + 4, location=location))
     return from_zarr_v3(options["codecs"], array.chunks, dtype), array.chunks, array.shards, sharding, _word(inner)
-
-
-def _plain(codecs: Sequence[Any]) -> list[Mapping[str, Any]]:
-    return [codec if isinstance(codec, Mapping) else codec.to_dict() for codec in codecs]
 
 
 def _word(names: Sequence[str]) -> str:

@@ -125,7 +125,10 @@ def open_in_place(source: Source, window: int) -> InPlace:
         return _open_chunked(source, window)
     assert isinstance(source, ArraySource)
     path = Path(cast(np.memmap[Any, Any], source.array).filename or "")
-    layout = _layout(source, _rows_of(_BLOCK_BYTES, source), "raw, Fortran order", 1)
+    # A row lies in as many places as it has values, and the kernel maps sixteen pages around each.
+    rows = _rows_of(_BLOCK_BYTES, source)
+    copies = 1 + 16 * _PAGE // (rows * source.dtype.itemsize)
+    layout = _layout(source, rows, "raw, Fortran order", copies)
     return InPlace({"kind": "npy", **file_facts(path)}, layout, window, LibraryBlocks(partial(_mapped, path)))
 
 
@@ -139,7 +142,8 @@ def _open_flat(source: FlatSource, window: int) -> InPlace:
         return InPlace(source.describe(), layout, window, FlatBytes(source.offset))
     layout = _layout(source, _rows_of(_BLOCK_BYTES, source), f"raw, {source.stored.str}", 1)
     decoder = Decoder((layout.chunk_rows, *layout.row_shape), source.stored, source.dtype)
-    return InPlace(source.describe(), layout, window, EncodedChunks(decoder, FlatTable(source.offset, layout)))
+    table = FlatTable(source.offset, decoder.n_bytes, source.offset + layout.n_rows * decoder.row_bytes)
+    return InPlace(source.describe(), layout, window, EncodedChunks(decoder, table))
 
 
 def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
@@ -221,15 +225,15 @@ class FlatTable:
     """Rows one after another, from an offset, in runs of some rows."""
 
     begin: int
-    layout: Layout
+    run_bytes: int
+    end: int
 
     fill_value = None
 
     def entries(self, first: int, stop: int, tile: int) -> Entries:
         """Where runs lie: the last may be short."""
-        size, end = self.layout.chunk_bytes, self.begin + self.layout.n_rows * self.layout.row_bytes
-        offsets = range(self.begin + first * size, self.begin + stop * size, size)
-        return [(offset, min(size, end - offset), 0) for offset in offsets]
+        offsets = (self.begin + k * self.run_bytes for k in range(first, stop))
+        return [(offset, min(self.run_bytes, self.end - offset), 0) for offset in offsets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +294,7 @@ class LibraryBlocks:
     ) -> Iterator[RawReader | ChunkReader]:
         """What reads the file."""
         with self.open_array() as array:
-            yield LibraryReader(array, str(path), layout, access.tiles)
+            yield LibraryReader(array, lambda chunk, tile: path, layout, access.tiles)
 
     def offset(self, layout: Layout, chunk: int) -> int | None:
         """Only the library knows."""

@@ -34,12 +34,14 @@ def open_rows(
 
         place = f"{path}::{dataset}" if separator else path
         return open_in_place(open_source(place, dtype=dtype, row_shape=row_shape), int(window or _WINDOW))
+    if not path.exists() and (separator or dtype is not None):
+        raise StoreNotFoundError(f"There is no file {path}. Check the path.")
     if dtype is not None or row_shape is not None:
         raise OptionError(
             f"{path} is no raw binary file, so it has a dtype and a shape of its own. Leave out dtype and row_shape."
         )
     if separator:
-        raise StoreNotFoundError(f"There is no file {path}. Check the path.")
+        raise OptionError(f"{path} is a folder, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
     from swath.foreign import is_zarr, open_zarr
 
     if is_zarr(path) and not is_store(path):

@@ -114,7 +114,13 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
         raise SourceError(
             f"{path} is neither .npy nor HDF5 (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
         )
-    return _open_raw(path, np.dtype(dtype), row_shape)
+    try:
+        stored = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"dtype is {dtype!r}, which numpy does not know ({error}). Give one such as 'float32'."
+        ) from None
+    return _open_raw(path, stored, row_shape)
 
 
 def _is_hdf5(file: BinaryIO) -> bool:

@@ -175,9 +175,11 @@ def open_dataset(dataset: Any, cache_bytes: int) -> Source:
     # A file in memory, or in parts, has no version to tell by: an ingest from it never carries on.
     version = file_facts(path) if plain_file else {"path": str(path), "opened": uuid.uuid4().hex}
     facts = {**version, "dataset": dataset.name, "shape": list(shape), "dtype": dtype.str}
-    offset = dataset.id.get_offset()
+    # Where nothing was ever written there are no bytes; behind a user block, HDF5 gives an offset all the same.
+    offset = dataset.id.get_offset() if dataset.id.get_storage_size() else None
     if offset is not None and plain_file and _is_plain(dataset):
         return FlatSource(path, "hdf5", offset, shape, dataset.dtype, dtype, facts)
+    _check_filters(dataset, where)
     chunks = dataset.chunks or (1, *dataset.shape[1:])
     # One row of chunks, across all other axes. One that is too large is decoded again for each shard that needs a part of
     # it; HDF5 then holds the chunk that it decodes, and its encoded bytes.
@@ -186,6 +188,17 @@ def open_dataset(dataset: Any, cache_bytes: int) -> Source:
     if cache > cache_bytes:
         cache = 2 * math.prod(chunks) * dataset.dtype.itemsize
     return ChunkedSource(_with_cache(dataset, cache), shape, dtype, cache, facts)
+
+
+def _check_filters(dataset: h5py.Dataset, where: str) -> None:
+    created = dataset.id.get_create_plist()
+    for i in range(created.get_nfilters()):
+        number, _, _, name = created.get_filter(i)
+        if not h5py.h5z.filter_avail(number):
+            raise SourceError(
+                f"{where} needs the HDF5 filter {number} ({name.decode(errors='replace')}), which is not installed. "
+                "Install the package that has it, such as hdf5plugin, and import it first."
+            )
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:
