@@ -197,6 +197,46 @@ def test_v2_filters(tmp_path: Path, name: str, order: str) -> None:
     )
 
 
+GROWN: dict[str, tuple[str, list[Json], Json | None]] = {
+    "bits": ("?", [{"id": "packbits"}], V2_COMPRESSORS["blosc-lz4-1"]),
+    "twice": ("u1", [{"id": "gzip", "level": 1}], {"id": "gzip", "level": 1}),
+    "checksums": ("u1", [{"id": "crc32"}, {"id": "adler32"}, {"id": "fletcher32"}], V2_COMPRESSORS["lzma"]),
+    "wider": ("u1", [{"id": "fixedscaleoffset", "dtype": "|u1", "astype": "<f8", "scale": 1, "offset": 0}], None),
+    "wider-and-stored": (
+        "u1",
+        [{"id": "fixedscaleoffset", "dtype": "|u1", "astype": "<f8", "scale": 1, "offset": 0}],
+        {"id": "zlib", "level": 0},
+    ),
+    "text": ("u1", [{"id": "base64"}, {"id": "base64"}], {"id": "base64"}),
+}
+
+
+@pytest.mark.parametrize("name", GROWN)
+@pytest.mark.parametrize("n_columns", [1, 5000])
+def test_v2_chunks_that_grow_as_they_are_encoded(tmp_path: Path, name: str, n_columns: int) -> None:
+    """There is no telling how long an encoded chunk may be: of one byte it is many times as long."""
+    dtype, filters, compressor = GROWN[name]
+    rows = random_array((20, n_columns), dtype, 0)
+    _check_zarr(
+        tmp_path / "a",
+        rows,
+        Request([0, 3, 3], 5),
+        zarr_format=2,
+        chunks=(1, n_columns),
+        filters=filters,
+        compressors=compressor,
+    )
+
+
+@pytest.mark.parametrize("name", sorted({*BYTES_CODECS} - {"numcodecs-shuffle"}))
+def test_v3_chunks_that_grow_as_they_are_encoded(tmp_path: Path, name: str) -> None:
+    rows = random_array((20,), "u1", 0)
+    chain = [BYTES_CODECS[name]] * 3
+    _check_zarr(tmp_path / "a", rows, Request([0, 3, 3], 5), chunks=(1,), compressors=chain)
+    shards = sharded((1,), [codec("bytes"), *chain])
+    _check_zarr(tmp_path / "b", rows, Request([0, 3, 3], 5), chunks=(10,), serializer=shards)
+
+
 @pytest.mark.parametrize("separator", [".", "/"])
 @pytest.mark.parametrize("ndim", [1, 3])
 def test_v2_chunk_keys(tmp_path: Path, separator: str, ndim: int) -> None:
