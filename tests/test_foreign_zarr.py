@@ -140,8 +140,7 @@ SHARDS: dict[str, Json] = {
 def test_v3_shards(tmp_path: Path, name: str, parts: str) -> None:
     options = {"chunks": GRID, "compressors": None, "fill_value": -7, **SHARDS[name]}
     rows = write_zarr(tmp_path / "a", ROWS, parts=PARTS[parts], **options)
-    check(tmp_path / "a", rows)
-    check(tmp_path / "a", rows, Request(columns=[5, 0, 3]))
+    check(tmp_path / "a", rows, Request(columns=None if parts == "whole" else [5, 0, 3]))
 
 
 @pytest.mark.parametrize("order", ["morton", "unordered", "lexicographic", "colexicographic"])
@@ -230,11 +229,11 @@ def test_v2_chunks_that_grow_as_they_are_encoded(tmp_path: Path, name: str, n_co
 
 @pytest.mark.parametrize("name", sorted({*BYTES_CODECS} - {"numcodecs-shuffle"}))
 def test_v3_chunks_that_grow_as_they_are_encoded(tmp_path: Path, name: str) -> None:
-    rows = random_array((20,), "u1", 0)
+    rows = random_array((10,), "u1", 0)
     chain = [BYTES_CODECS[name]] * 3
     _check_zarr(tmp_path / "a", rows, Request([0, 3, 3], 5), chunks=(1,), compressors=chain)
     shards = sharded((1,), [codec("bytes"), *chain])
-    _check_zarr(tmp_path / "b", rows, Request([0, 3, 3], 5), chunks=(10,), serializer=shards)
+    _check_zarr(tmp_path / "b", rows, Request([0, 3, 3], 5), chunks=(5,), serializer=shards)
 
 
 @pytest.mark.parametrize("separator", [".", "/"])

@@ -524,14 +524,10 @@ def test_the_window_of_a_handle(tmp_path: Path, name: str) -> None:
 
 MEMORY: dict[str, Callable[[Path, Rows], str]] = {
     "zarr-columns": lambda f, rows: _large_zarr(f, rows, chunks=(8000, 10), compressors=[codec("gzip", level=1)]),
-    "zarr-shards": lambda f, rows: _large_zarr(
-        f, rows, chunks=(2000, 500), serializer=sharded((50, 100)), compressors=None
-    ),
     "zarr-within-another-codec": lambda f, rows: _large_zarr(
         f, rows, chunks=(1000, 500), serializer=sharded((50, 100)), compressors=[codec("zstd", level=1, checksum=False)]
     ),
     "hdf5-gzip": lambda f, rows: write_hdf5(f / "a.h5", rows, chunks=(1000, 50), compression="gzip")[0],
-    "npy": lambda f, rows: _saved(f, rows),
     "npy-f-order": lambda f, rows: _saved(f, np.asfortranarray(np.tile(rows, 3))),
 }
 
