@@ -105,10 +105,9 @@ V3_FILTERS: dict[str, tuple[Rows, list[Json]]] = {
 
 
 @pytest.mark.parametrize("name", V3_FILTERS)
-@pytest.mark.parametrize("endian", ["little", "big"])
-def test_v3_filters(tmp_path: Path, name: str, endian: str) -> None:
+def test_v3_filters(tmp_path: Path, name: str) -> None:
     rows, filters = V3_FILTERS[name]
-    _check_zarr(tmp_path / "a", rows, filters=filters, serializer=codec("bytes", endian=endian), compressors=[GZIP])
+    _check_zarr(tmp_path / "a", rows, filters=filters, serializer=codec("bytes", endian="big"), compressors=[GZIP])
 
 
 SHARDS: dict[str, Json] = {
