@@ -26,6 +26,7 @@ LAYERS = [
     {"rows"},
     {"store", "foreign", "in_place"},
     {"opening"},
+    {"sample"},
     {"gather", "ingestion"},
     {"lazy"},
     {"array"},

@@ -80,6 +80,11 @@ class RowArray:
         return self._rows.layout.codec
 
     @property
+    def reason(self) -> str:
+        """Why the codec was chosen."""
+        return self._rows.reason
+
+    @property
     def segments(self) -> NDArray[np.int64]:
         """(n, 2) half-open ranges of rows: the recordings, files or episodes that the rows came from."""
         stops = np.cumsum(self._rows.segments, dtype=np.int64)
@@ -298,7 +303,8 @@ def ingest(
     chunk_rows, shard_rows
         Rows that are decoded together, and rows of a file; by default chosen for the window.
     codec
-        ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` is raw.
+        ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
+        array fits in memory, a codec where it does not and the rows are much smaller encoded.
     dtype, row_shape
         Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default. For other sources ``dtype``
         must be the one they have.

@@ -227,6 +227,7 @@ def _info(a: RowArray) -> dict[str, Any]:
         "chunk_rows": a.chunk_rows,
         "shard_rows": a.shard_rows,
         "codec": a.codec,
+        "why": a.reason,
         "segments": len(a.segments),
     }
 

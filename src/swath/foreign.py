@@ -59,6 +59,7 @@ class ForeignZarr:
     fill_value: Any
 
     is_store = False
+    reason = "as its writer chose"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_zarr, (self.folder.path, self.window)

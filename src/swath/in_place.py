@@ -68,6 +68,7 @@ class InPlace:
     contents: Contents
 
     is_store = False
+    reason = "as its writer chose"
 
     @property
     def path(self) -> Path:

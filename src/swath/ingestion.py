@@ -12,29 +12,38 @@ written stays: an interrupted ingest, run again, carries on with the shards that
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import DiskFullError, MemoryLimitError, OptionError, SourceError
-from swath.layout import CRC_BYTES, CodecName, Layout, choose_layout
-from swath.memory import Room, format_bytes, resolve_limit
+from swath.layout import CRC_BYTES, CodecName, Layout, Location, choose_codec, choose_layout
+from swath.memory import Room, format_bytes, machine_bytes, resolve_limit
+from swath.sample import sample_codecs
 from swath.shard import encode_shard
 from swath.sources import Source, open_source
 from swath.storage import LocalFolder
-from swath.store import Facts, building, check_vacant, local_path, shard_key
+from swath.store import Facts, building, check_vacant, local_path, pending_facts, shard_key
 
 # Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
 _WAITING_WORKERS = 2
 
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
 _CACHE_IN_LIMIT = 0.5
+
+# Random windows from a local disk and from the page cache, in bytes a second (benchmarks/, 2 cores, a virtual NVMe disk).
+_READ_RATE = 1.2e9
+_CACHED_RATE = 5e9
+
+# An array of this share of the memory stays in the page cache beside what else is there.
+_FITS = 0.5
 
 # A shard of default size shall leave room for several workers within the memory limit.
 _SHARDS_IN_LIMIT = 8
@@ -73,17 +82,19 @@ def ingest(
         raise SourceError(
             f"The source has dtype {rows.dtype}, not {stored}. Leave dtype out, or convert the source first."
         )
+    described = rows.describe()
+    chosen, reason = _choose_codec(codec, rows, int(window), pending_facts(path) if resume else None, described)
     layout = choose_layout(
         rows.shape,
         rows.dtype,
         window=int(window),
         chunk_rows=chunk_rows,
         shard_rows=shard_rows,
-        codec=codec,
+        codec=chosen,
         most_shard_bytes=max(1, (limit.n_bytes - rows.read_bytes) // _SHARDS_IN_LIMIT),
     )
     workers = _workers(layout, rows, limit)
-    facts = Facts(layout, int(window), rows.segments, rows.describe())
+    facts = Facts(layout, int(window), rows.segments, described, reason)
     with building(path, facts, overwrite=overwrite, resume=resume) as folder:
         missing = [shard for shard in range(layout.n_shards) if not folder.has(shard_key(layout, shard))]
         _check_disk(folder, layout, missing)
@@ -93,6 +104,29 @@ def ingest(
             raise SourceError(
                 f"The source changed while it was read ({_label(facts)}). Run the ingest again, once nothing writes to it."
             )
+
+
+def _choose_codec(
+    codec: CodecName | Literal["auto"], source: Source, window: int, pending: Facts | None, described: dict[str, Any]
+) -> tuple[CodecName, str]:
+    """The codec, and why. What an interrupted ingest of the same source has chosen stays: its shards shall be used.
+
+    Raises
+    ------
+    OptionError
+    """
+    if codec not in (*get_args(CodecName), "auto"):
+        raise OptionError(f"codec is {codec!r}. Choose one of 'auto', {', '.join(map(repr, get_args(CodecName)))}.")
+    if codec != "auto":
+        return codec, f"{codec}: as asked"
+    if pending is not None and (pending.source, pending.window) == (described, window):
+        kept: Any = pending.layout.codec
+        return kept, pending.reason
+    row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
+    location = Location(_READ_RATE, _CACHED_RATE, machine_bytes(), len(os.sched_getaffinity(0)))
+    if source.shape[0] * row_bytes <= _FITS * location.cache_bytes:
+        return "raw", "raw: the array fits in memory, from where no codec gathers faster"
+    return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window), location)
 
 
 def _write_shards(

@@ -1,8 +1,11 @@
-"""How many rows make a chunk, and how many a shard?
+"""How many rows make a chunk, how many a shard, and how are chunks compressed?
 
 A window of w rows at a random start touches ``(c + w - 1) / c`` chunks of c rows on average, so that
 ``(c + w - 1) / w`` bytes are read for each byte wanted. Small chunks read less, and cost more calls:
-`choose_chunk_rows` takes the c with the least time by the two constants below.
+`choose_chunk_rows` takes the c with the least time by the constants below.
+
+A codec reads fewer bytes and decodes them on the same cores: `choose_codec` weighs what compressing a sample showed
+against what the place reads, cached or not.
 
 Pure arithmetic: nothing here opens a file.
 """
@@ -10,8 +13,9 @@ Pure arithmetic: nothing here opens a file.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +28,16 @@ CodecName = Literal["raw", "lz4", "zstd"]
 CRC_BYTES = 4
 INDEX_ENTRY_BYTES = 16
 
-# Measured on 2 cores, 500_000 x 2000 float64, 10_000 windows of 16 rows (benchmarks/): a chunk costs about
-# 3 us of Python and checksum calls on top of its bytes, and bytes come at 2 GB/s (cold, NVMe) to 8 GB/s (warm).
-# They decide between neighbours that differ by a few percent, so a factor of two in either changes little.
-_SECONDS_A_CHUNK = 3e-6
-_BYTES_A_SECOND = 3e9
+# Measured on 2 cores, windows of 16 rows of 2000 float64 (benchmarks/). A raw chunk costs about 3 us of Python and checksum
+# calls on top of its bytes, which come at 2 GB/s (cold, NVMe) to 8 GB/s (warm). One that is decoded costs some 25 us, since
+# threads hand the interpreter's lock round at each, on top of bytes that are fewer: 2.0 GB/s warm with chunks of 4 rows,
+# 2.9 with 8, 3.3 with 16. They decide between neighbours that differ by a few percent, so a factor of two in either changes
+# little.
+_SECONDS_A_CHUNK = {"raw": 3e-6, "lz4": 25e-6, "zstd": 25e-6}
+_BYTES_A_SECOND = {"raw": 3e9, "lz4": 6e9, "zstd": 6e9}
+
+# Another codec than raw must promise this much, since its decode rate is a guess of what the machine does at the time.
+_WORTH_A_CODEC = 1.15
 
 # A disk and the page cache move 4 KiB pages: a smaller chunk saves no read, and its checksum and
 # its 16 bytes of index begin to weigh.
@@ -181,7 +190,65 @@ class Layout:
         return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.n_rows)
 
 
-def choose_chunk_rows(window: int, row_bytes: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What compressing some rows with one codec showed."""
+
+    ratio: float
+    """Bytes of the rows for each encoded byte."""
+    decode_rate: float
+    """Bytes of rows a second, on one core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """What reading costs where the store will be: bytes a second, at random, with many requests in flight."""
+
+    read_rate: float
+    cached_rate: float
+    cache_bytes: int
+    """Memory that files may be cached in."""
+    cores: int
+    """That decode at once."""
+
+
+def choose_codec(
+    window: int, n_rows: int, row_bytes: int, samples: Mapping[CodecName, Sample], location: Location
+) -> tuple[CodecName, str]:
+    """The codec whose random windows are gathered in the least time, and why.
+
+    Of an array that fits in the cache most windows are read from there, and of one that is k times as large one in k. A
+    window takes the time of its calls, and that of its bytes or of decoding them, whichever is longer.
+
+    Examples
+    --------
+    >>> disk = Location(read_rate=1.2e9, cached_rate=5e9, cache_bytes=8 * 2**30, cores=2)
+    >>> small = {"lz4": Sample(ratio=4.0, decode_rate=4e9)}
+    >>> choose_codec(16, 2_000_000, 16_000, small, disk)[0], choose_codec(16, 100_000, 16_000, small, disk)[0]
+    ('lz4', 'raw')
+    """
+    rates: dict[CodecName, float] = {}
+    for codec, sample in {"raw": Sample(1.0, math.inf), **samples}.items():
+        chunk_rows = choose_chunk_rows(window, row_bytes, codec)
+        rows = chunk_rows + window - 1
+        stored = rows * row_bytes / sample.ratio
+        cached = min(1.0, location.cache_bytes * sample.ratio / (n_rows * row_bytes))
+        calls = rows / chunk_rows * _SECONDS_A_CHUNK[codec]
+        decoding = rows * row_bytes / (sample.decode_rate * location.cores)
+        seconds = calls + cached * max(stored / location.cached_rate, decoding)
+        seconds += (1 - cached) * max(stored / location.read_rate, decoding)
+        rates[codec] = window * row_bytes / seconds
+    best = max(rates, key=lambda codec: rates[codec])
+    chosen = best if rates[best] > _WORTH_A_CODEC * rates["raw"] else "raw"
+    larger = n_rows * row_bytes / location.cache_bytes
+    expected = ", ".join(
+        f"{codec} {rate / 1e9:.1f}" + (f" ({samples[codec].ratio:.1f} times smaller)" if codec in samples else "")
+        for codec, rate in rates.items()
+    )
+    return chosen, f"{chosen}: the array is {larger:.2g} times the memory; expected GB/s at random: {expected}"
+
+
+def choose_chunk_rows(window: int, row_bytes: int, codec: CodecName = "raw") -> int:
     """The power of two that gathers random windows of ``window`` rows in the least time.
 
     The time of a window is ``(c + w - 1) * row_bytes / B + (c + w - 1) / c * t``, with B and t as measured
@@ -195,7 +262,7 @@ def choose_chunk_rows(window: int, row_bytes: int) -> int:
 
     def seconds(chunk_rows: int) -> float:
         rows = chunk_rows + window - 1
-        return rows * row_bytes / _BYTES_A_SECOND + rows / chunk_rows * _SECONDS_A_CHUNK
+        return rows * row_bytes / _BYTES_A_SECOND[codec] + rows / chunk_rows * _SECONDS_A_CHUNK[codec]
 
     candidates = [2**k for k in range(31) if 2**k * row_bytes <= _MOST_CHUNK_BYTES]
     large_enough = [c for c in candidates if c * row_bytes >= _LEAST_CHUNK_BYTES]
@@ -224,20 +291,17 @@ def choose_layout(
     window: int,
     chunk_rows: int | Literal["auto"],
     shard_rows: int | Literal["auto"],
-    codec: CodecName | Literal["auto"],
+    codec: CodecName,
     most_shard_bytes: int,
 ) -> Layout:
     """The layout for an array of ``shape``; what is not ``"auto"`` is taken as given.
-
-    ``codec="auto"`` is raw: a raw gather runs at the speed of memory or of the disk, and no codec that must
-    decode on the same cores reaches it. Compress to save space, or where the disk is slow.
 
     Raises
     ------
     LayoutError
         Rows without bytes, a chunk that is too large, or a shard that is no whole number of chunks.
     OptionError
-        A value that is no size in rows, or an unknown codec.
+        A value that is no size in rows.
     """
     n_rows, row_shape = shape[0], shape[1:]
     row_bytes = dtype.itemsize * math.prod(row_shape)
@@ -245,9 +309,7 @@ def choose_layout(
         raise LayoutError(
             f"Rows of shape {row_shape} and dtype {dtype} hold no bytes. Give rows with at least one element."
         )
-    if codec not in (*get_args(CodecName), "auto"):
-        raise OptionError(f"codec is {codec!r}. Choose one of 'auto', {', '.join(map(repr, get_args(CodecName)))}.")
-    chunk = choose_chunk_rows(window, row_bytes) if chunk_rows == "auto" else _rows("chunk_rows", chunk_rows)
+    chunk = choose_chunk_rows(window, row_bytes, codec) if chunk_rows == "auto" else _rows("chunk_rows", chunk_rows)
     if chunk * row_bytes > _MOST_CHUNK_BYTES:
         raise LayoutError(
             f"A chunk of {chunk} rows of {row_bytes} bytes is over the limit of {_MOST_CHUNK_BYTES} bytes. "
@@ -262,7 +324,7 @@ def choose_layout(
                 f"shard_rows is {shard}, which is no whole number of chunks of {chunk} rows. "
                 f"Choose a multiple of {chunk}, such as {max(1, shard // chunk) * chunk}."
             )
-    return Layout(n_rows, row_shape, dtype, chunk, shard, "raw" if codec == "auto" else codec)
+    return Layout(n_rows, row_shape, dtype, chunk, shard, codec)
 
 
 def _rows(name: str, value: object) -> int:

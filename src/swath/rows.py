@@ -48,6 +48,11 @@ class Rows(Protocol):
         ...
 
     @property
+    def reason(self) -> str:
+        """Why the layout is what it is."""
+        ...
+
+    @property
     def version(self) -> str:
         """Another text means other bytes."""
         ...

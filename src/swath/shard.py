@@ -88,8 +88,7 @@ class IndexCache:
         ------
         DamagedStoreError
         """
-        key = (file.path, *file.version)
-        index = self._indexes.get(key)
+        index = self._indexes.get(key := file.version)
         if index is None:
             index = self._read(file)
             while len(self._indexes) >= self._most:

@@ -60,6 +60,8 @@ class Facts:
     """Rows of each segment, in order; their sum is ``layout.n_rows``."""
     source: Mapping[str, Any]
     """What the store was ingested from: JSON values."""
+    reason: str = "as asked"
+    """Why the codec is what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,11 @@ class Store:
     def url(self) -> str:
         """The folder."""
         return str(self.folder.path)
+
+    @property
+    def reason(self) -> str:
+        """Why the layout is what it is."""
+        return self.facts.reason
 
     @property
     def version(self) -> str:
@@ -242,6 +249,7 @@ def encode_metadata(facts: Facts) -> bytes:
         "format": FORMAT,
         "dtype": None,
         "codec": layout.codec,
+        "reason": facts.reason,
         "window": facts.window,
         "segments": facts.segments,
         "source": facts.source,
@@ -306,13 +314,20 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
         inner = document["codecs"][0]["configuration"]["chunk_shape"]
         shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
         layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec)
-        return Facts(layout, own["window"], tuple(own["segments"]), own["source"])
+        return Facts(layout, own["window"], tuple(own["segments"]), own["source"], own["reason"])
     except FormatError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise FormatError(
             f"{where} is no metadata of a swath store ({type(error).__name__}: {error}). Ingest the array with swath.ingest."
         ) from None
+
+
+def pending_facts(path: Path) -> Facts | None:
+    """What an interrupted ingest into ``path`` was to make; None if there was none."""
+    with contextlib.suppress(OSError, FormatError):
+        return decode_metadata((_part(path) / _PENDING).read_bytes(), _part(path))
+    return None
 
 
 @contextlib.contextmanager
