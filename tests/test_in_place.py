@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ from swath.errors import (
     OptionError,
     OutError,
     SourceError,
+    StoreChangedError,
     SwathError,
     WindowError,
     WindowOutOfBoundsError,
@@ -738,4 +740,25 @@ def test_a_file_deleted_after_it_was_opened_is_an_error(tmp_path: Path, name: st
     (path,) = (path for path in tmp_path.iterdir() if path.is_file())
     path.unlink()
     with pytest.raises(SwathError, match=path.name):
+        a.gather(STARTS)
+
+
+@pytest.mark.parametrize("name", ["npy", "raw", "hdf5", "hdf5-chunked", "hdf5-gzip"])
+def test_a_file_rewritten_after_it_was_opened_is_told(tmp_path: Path, name: str) -> None:
+    """Where its chunks lay is no longer true: none of the old places is read."""
+    a = KINDS[name](tmp_path)
+    a.gather(STARTS)
+    (path,) = (path for path in tmp_path.iterdir() if path.is_file())
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(StoreChangedError, match=path.name):
+        a.gather(STARTS)
+
+
+@pytest.mark.parametrize("name", ["zarr-v3", "zarr-v3-shards", "zarr-v2"])
+def test_an_array_replaced_after_it_was_opened_is_told(tmp_path: Path, name: str) -> None:
+    a = KINDS[name](tmp_path)
+    a.gather(STARTS)
+    shutil.rmtree(tmp_path / "a.zarr")
+    write_zarr(tmp_path / "a.zarr", ROWS.astype("f4"), chunks=GRID, zarr_format=2 if name == "zarr-v2" else 3)
+    with pytest.raises(StoreChangedError, match=r"a\.zarr"):
         a.gather(STARTS)
