@@ -49,7 +49,7 @@ except swath.SwathError as error:
 print(json.dumps(status("VmHWM") - before))
 """
 
-_ROWS, _SHARD_ROWS = 6000, 100
+_ROWS, _SHARD_ROWS = 24_000, 100
 _OPTIONS = {"chunk_rows": 4, "shard_rows": _SHARD_ROWS}
 
 
@@ -82,7 +82,10 @@ def _part(url: Path) -> Path:
 
 def _shards(folder: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of each shard: another file, or one written again, has others."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("c.*")}
+    try:
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("c.*")}
+    except FileNotFoundError:  # it became the store at this moment
+        return {}
 
 
 def _digests(folder: Path) -> dict[str, str]:

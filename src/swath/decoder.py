@@ -175,8 +175,8 @@ class Decoder:
 
     @cached_property
     def most_bytes(self) -> int:
-        """The most bytes that a chunk may have on its way: a filter may widen its values, and else no codec adds much."""
-        return 8 * self.n_bytes if self.filters else self.n_bytes + self.n_bytes // 16 + 4096
+        """The most bytes that a chunk may have on its way: filters may widen its values, and no other codec adds much."""
+        return (16 * self.n_bytes if self.filters else self.n_bytes + self.n_bytes // 16) + 4096
 
     @cached_property
     def row_bytes(self) -> int:
