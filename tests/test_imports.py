@@ -26,7 +26,7 @@ LAYERS = [
     {"rows"},
     {"store", "foreign", "in_place"},
     {"opening"},
-    {"sample"},
+    {"sample", "mapped"},
     {"gather", "ingestion"},
     {"lazy"},
     {"array"},

@@ -180,18 +180,7 @@ class RowArray:
         ((3, 4, 10), True)
         """
         limit = resolve_limit(memory_limit)
-        plan = _gather.plan_for(
-            self._rows,
-            starts,
-            window,
-            columns,
-            batch_in_memory=out is None,
-            limit=limit,
-            verify=verify,
-            direct=direct,
-        )
-        plan.check(limit)
-        return _gather.gather(self._rows, plan, out)
+        return _gather.gather_now(self._rows, starts, window, columns, out, limit, verify, direct)
 
     def windows(
         self,

@@ -16,6 +16,7 @@ the only pool of threads that reads.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from swath.encoded import ChunkReader, Wanted
 from swath.errors import ColumnsError, DamagedStoreError, OptionError, OutError
 from swath.layout import Layout
+from swath.mapped import is_small, take_mapped
 from swath.memory import Room, machine_bytes
 from swath.plan import Plan, plan_gather
 from swath.raw import Piece, RawReader
@@ -90,6 +92,66 @@ def plan_for(
         or (direct == "auto" and layout.n_rows * layout.row_bytes > _DWARFS * machine_bytes()),
         is_store=rows.is_store,
     )
+
+
+def gather_now(
+    rows: Rows,
+    starts: ArrayLike,
+    window: int | None,
+    columns: Any,
+    out: NDArray[Any] | None,
+    limit: Room,
+    verify: Verify,
+    direct: Direct,
+) -> NDArray[Any]:
+    """Check the request, plan it, and carry it out; or take small windows from memory without a plan.
+
+    The errors are those of `RowArray.gather`.
+    """
+    if verify == "never" or not rows.layout.crc_bytes:
+        batch = _take_mapped(rows, starts, window, columns, out, limit, direct)
+        if batch is not None:
+            return batch
+    plan = plan_for(
+        rows, starts, window, columns, batch_in_memory=out is None, limit=limit, verify=verify, direct=direct
+    )
+    plan.check(limit)
+    return gather(rows, plan, out)
+
+
+def _take_mapped(
+    rows: Rows,
+    starts: ArrayLike,
+    window: int | None,
+    columns: Any,
+    out: NDArray[Any] | None,
+    limit: Room,
+    direct: Direct,
+) -> NDArray[Any] | None:
+    """The batch, if its windows are small and in the page cache (`swath.mapped`); None if not."""
+    layout = rows.layout
+    size = check_window(rows.window if window is None else window, layout.n_rows)
+    if columns is not None or direct != "auto" or not is_small(layout, size, np.size(starts)):
+        return None
+    checked = check_starts(starts, size, layout.n_rows)
+    shape = (checked.size, size, *layout.row_shape)
+    # Beside the batch stand a part of it, and positions of its rows.
+    if (math.prod(shape) * layout.dtype.itemsize + 3 * 8 * checked.size * size) * 2 > limit.n_bytes:
+        return None
+    if out is not None and (
+        not isinstance(out, np.ndarray)
+        or (out.shape, out.dtype) != (shape, layout.dtype)
+        or not out.flags.c_contiguous
+        or not out.flags.writeable
+    ):
+        return None
+    batch = np.empty(shape, layout.dtype) if out is None else out
+    try:
+        taken = take_mapped(rows, checked, size, batch)
+    except DamagedStoreError:
+        return None  # the usual way says what is wrong
+    rows.check_unchanged()
+    return batch if taken else None
 
 
 def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -8,20 +8,28 @@ byte passes the cache once.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from swath.checksum import combiner, crc32c
 from swath.errors import DamagedStoreError
 from swath.layout import CRC_BYTES, Layout
 from swath.shard import MEND, NO_CHUNK, ShardIndex
 from swath.storage import Buffer, LocalFile, Scratch
+from swath.windows import IntArray
 
 Piece = tuple[int, Buffer]
 """Where the bytes from this offset on, of the rows of a run of chunks, shall go."""
 
 # Where nothing is checked, a gap between two pieces is read only if that costs less than another call (some 10 us).
 _MOST_GAP_BYTES = 2**16
+
+# Rows that are looked up in the page cache before a mapping of the file is used.
+_PROBES = 8
 
 
 class RawReader:
@@ -77,6 +85,25 @@ class RawReader:
                 end = some[-1][0] + len(some[-1][1])
                 runs = self._fill_gaps(some, some[0][0], end)
                 self._read(begin + some[0][0], begin + end, runs)
+
+    def mapping(self, n_rows: int, probed: IntArray, item: np.dtype[Any]) -> NDArray[Any] | None:
+        """The first ``n_rows`` rows of the file as items of ``item``, by chunk and row within it, in a mapping.
+
+        None if some of the ``probed`` rows are not in the page cache, or the file is not as it should be.
+        """
+        chunk_rows, row_bytes = self._layout.chunk_rows, self._layout.row_bytes
+        n_chunks = -(-n_rows // chunk_rows)
+        stride = self._chunk_bytes + self._crc_bytes
+        whole = n_chunks * stride if self._crc_bytes else n_rows * row_bytes
+        if self._offset + whole > self._file.size or (self._index is not None and self._index.n_regular < n_chunks):
+            return None
+        for row in probed[:: -(-probed.size // _PROBES)].tolist():
+            if not self._file.is_cached(self._offset + row // chunk_rows * stride + row % chunk_rows * row_bytes):
+                return None
+        mapped = mmap.mmap(self._file.descriptor, self._offset + whole, access=mmap.ACCESS_READ)
+        if not self._crc_bytes:
+            return np.ndarray((n_rows,), item, mapped, self._offset)
+        return np.ndarray((n_chunks, chunk_rows), item, mapped, self._offset, (stride, row_bytes))
 
     def _read_checked(self, begin: int, end: int, pieces: Sequence[Piece]) -> None:
         n_bytes = end - begin

@@ -1,0 +1,266 @@
+"""Every path of the engine gives the same rows: checked or not, past the page cache or not, mapped, decoded in part."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numcodecs.blosc import Blosc
+from oracle import assert_same, expected
+
+import swath
+from swath.decoder import blosc_part
+from swath.errors import DamagedStoreError, MemoryLimitError, OptionError
+from swath.measure import drop_cache
+from swath.storage import LocalFolder, Scratch
+
+ROWS = np.random.default_rng(0).integers(0, 1000, (5000, 300))
+STARTS = np.random.default_rng(1).integers(0, 4984, 300)
+
+
+@pytest.fixture(params=["raw", "lz4", "npy"])
+def array(request: pytest.FixtureRequest, tmp_path: Path) -> swath.RowArray:
+    if request.param == "npy":
+        np.save(tmp_path / "rows.npy", ROWS)
+        return swath.open(tmp_path / "rows.npy")
+    return swath.ingest(ROWS, tmp_path / "a", codec=request.param, shard_rows=480, chunk_rows=3)
+
+
+@pytest.mark.parametrize("verify", ["always", "never"])
+@pytest.mark.parametrize("direct", ["auto", "always", "never"])
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+@pytest.mark.parametrize("columns", [None, slice(3, 50, 2), [7, 7, 0]], ids=["all", "slice", "list"])
+def test_every_way_gives_the_same_rows(
+    array: swath.RowArray, verify: Any, direct: Any, cold: bool, columns: Any
+) -> None:
+    if cold:
+        drop_cache(array.url)
+    wanted = expected(ROWS, STARTS, 16)
+    batch = array.gather(STARTS, verify=verify, direct=direct, columns=columns)
+    assert_same(batch, wanted if columns is None else wanted[:, :, columns])
+
+
+@pytest.mark.parametrize("name", ["verify", "direct"])
+def test_an_unknown_way_is_refused(array: swath.RowArray, name: str) -> None:
+    options: dict[str, Any] = {name: "sometimes"}
+    with pytest.raises(OptionError, match=f"{name} is 'sometimes'. Choose one of"):
+        array.gather([0], **options)
+
+
+def _flip(path: Path, byte: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("direct", ["always", "never"])
+def test_never_means_that_a_flipped_bit_is_not_seen(tmp_path: Path, direct: Any) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a", shard_rows=480, chunk_rows=3)
+    index = a.shard_rows // a.chunk_rows * 16 + 4
+    _flip(tmp_path / "a" / "c.0.0", index)  # of row 0
+    with pytest.raises(DamagedStoreError, match=r"chunk 0 \(rows 0 to 2\) has a wrong checksum"):
+        a.gather([1], direct=direct)
+    assert a.gather([1], verify="never", direct=direct)[0, 0, 0] == ROWS[1, 0]
+    assert a.gather([0], verify="never", direct=direct)[0, 0, 0] == ROWS[0, 0] ^ 1
+
+
+def test_a_shard_that_ends_early_is_damage_however_it_is_read(tmp_path: Path) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a", shard_rows=480, chunk_rows=3)
+    os.truncate(tmp_path / "a" / "c.0.0", 600_000)
+    for options in ({}, {"verify": "never"}, {"direct": "always"}, {"verify": "never", "direct": "always"}):
+        with pytest.raises(DamagedStoreError, match=r"c\.0\.0: chunk \d+ .* ends early"):
+            a.gather([400], **options)  # type: ignore[arg-type]
+
+
+def test_unchecked_rows_alone_are_read() -> None:
+    layout = swath.layout.Layout(10**6, (1000,), np.dtype("f8"), 4, 4000, "raw")
+    for verify, rows in ((True, 20), (False, 16)):
+        plan = swath.plan.plan_gather(
+            layout,
+            np.array([5, 50_001]),
+            16,
+            columns=None,
+            batch_in_memory=True,
+            limit=swath.memory.Room(2**30, ""),
+            verify=verify,
+        )
+        index = 2 * layout.index_bytes
+        assert plan.bytes_read == 2 * rows * 8000 + index + (2 * 5 * 4 if verify else 0)
+        assert ("every chunk is checked" in str(plan)) is verify
+
+
+@pytest.mark.parametrize("columns", [[20_000], slice(100, 200), [5, 39_000], []], ids=str)
+def test_a_few_columns_of_wide_rows_are_read_alone(tmp_path: Path, columns: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 40_000))
+    np.save(tmp_path / "wide.npy", rows)
+    a = swath.open(tmp_path / "wide.npy")
+    plan = a.plan([3, 40], columns=columns)
+    span = np.arange(40_000)[columns]
+    wide = span.size == 0 or span[-1] - span[0] < 30_000
+    whole = 2 * 16 * 320_000
+    assert plan.bytes_read == (2 * 16 * 8 * (np.ptp(span) + 1 if span.size else 0) if wide else whole)
+    before = _bytes_read()
+    assert_same(a.gather([3, 40], columns=columns), expected(rows, [3, 40], 16)[:, :, columns])
+    assert _bytes_read() - before < plan.bytes_read + 2**16
+
+
+def _bytes_read() -> int:
+    """What this process has asked the kernel to read."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("rchar:"):
+            return int(line.split()[1])
+    raise AssertionError
+
+
+# --- Small windows, from a mapping
+
+
+@pytest.mark.parametrize("kind", ["npy", "raw", "shards"])
+@pytest.mark.parametrize("window", [1, 3, 40])
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8", "c16", "S3", "V24"])
+def test_many_small_windows_are_taken_from_memory(
+    tmp_path: Path, kind: str, window: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (20_000, np.dtype(dtype).itemsize), np.uint8).view(dtype)[:, 0]
+    if kind == "npy":
+        np.save(tmp_path / "a.npy", rows)
+        a = swath.open(tmp_path / "a.npy")
+    else:
+        shards: Any = {"shard_rows": 6000, "chunk_rows": 60} if kind == "shards" else {}
+        a = swath.ingest(rows, tmp_path / "a", **shards)
+    starts = np.random.default_rng(1).integers(0, len(rows) - window, 1200)
+    wanted = expected(rows, starts, window)
+    monkeypatch.setattr("swath.gather.plan_for", None)  # no plan is made
+    assert_same(a.gather(starts, window=window, verify="never"), wanted)
+    out = np.empty(wanted.shape, wanted.dtype)
+    assert a.gather(starts, window=window, verify="never", out=out) is out
+    assert_same(out, wanted)
+
+
+def test_small_windows_that_cannot_be_mapped_are_read(tmp_path: Path) -> None:
+    rows = np.arange(100_000)
+    a = swath.ingest(rows, tmp_path / "a")
+    starts = np.random.default_rng(1).integers(0, 99_000, 2000)
+    wanted = expected(rows, starts, 4)
+    options: dict[str, Any] = {"window": 4, "verify": "never"}
+    assert_same(a.gather(starts, **options, direct="never"), wanted)
+    strided = np.empty((2000, 8), "i8")[:, ::2]
+    assert_same(a.gather(starts, **options, out=strided), wanted)
+    drop_cache(a.url)
+    assert_same(a.gather(starts, **options), wanted)
+    with pytest.raises(MemoryLimitError):
+        a.gather(starts, **options, memory_limit=1000)
+    shard = tmp_path / "a" / "c.0"
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(DamagedStoreError, match="ends early"):
+        a.gather(starts, **options)
+    shard.unlink()
+    with pytest.raises(DamagedStoreError, match="is missing"):
+        a.gather(starts, **options)
+
+
+# --- Blosc, in part
+
+
+@given(
+    n_bytes=st.integers(1, 300_000),
+    itemsize=st.sampled_from([1, 2, 4, 8]),
+    cname=st.sampled_from(["lz4", "zstd", "blosclz", "lz4hc", "zlib"]),
+    shuffle=st.sampled_from([0, 1, 2]),
+    blocksize=st.sampled_from([0, 4096, 5000, 65536]),
+    noise=st.booleans(),
+    data=st.data(),
+)
+def test_part_of_a_blosc_buffer_is_part_of_its_bytes(
+    n_bytes: int, itemsize: int, cname: str, shuffle: int, blocksize: int, noise: bool, data: st.DataObject
+) -> None:
+    n_bytes += -n_bytes % itemsize
+    raw = np.random.default_rng(n_bytes).integers(0, 256 if noise else 3, n_bytes, np.uint8)
+    encoded = memoryview(Blosc(cname, 5, shuffle, blocksize, typesize=itemsize).encode(raw))
+    first = data.draw(st.integers(0, n_bytes - 1))
+    stop = data.draw(st.integers(first + 1, n_bytes))
+    part, begin, end = blosc_part(encoded, first, stop, n_bytes)
+    decoded = np.frombuffer(Blosc().decode(part), np.uint8)
+    assert decoded.size == end - begin
+    assert (decoded[first - begin : stop - begin] == raw[first:stop]).all()
+
+
+def test_a_window_of_a_large_blosc_chunk_decodes_a_small_part() -> None:
+    raw = np.arange(2_000_000, dtype="f4")
+    encoded = memoryview(Blosc("lz4", 5, 1, 2**15).encode(raw))
+    part, begin, end = blosc_part(encoded, 4_000_000, 4_010_000, raw.nbytes)
+    assert len(part) < len(encoded) / 50
+    assert end - begin <= 2 * int.from_bytes(encoded[8:12], "little")  # blocks
+
+
+# --- Direct I/O
+
+
+@pytest.mark.parametrize(
+    ("offset", "sizes"), [(0, [4096]), (1, [1, 5000, 3]), (4095, [2]), (9000, [1000]), (9990, [100])]
+)
+def test_direct_reads_are_reads(tmp_path: Path, offset: int, sizes: list[int]) -> None:
+    content = np.random.default_rng(0).integers(0, 256, 10_000, np.uint8).tobytes()
+    (tmp_path / "file").write_bytes(content)
+    with LocalFolder(tmp_path).open("file", Scratch()) as file:
+        buffers = [memoryview(bytearray(size)) for size in sizes]
+        got = file.read_into(buffers, sum(sizes), offset)
+    assert got == min(sum(sizes), 10_000 - offset)
+    assert b"".join(buffers)[:got] == content[offset : offset + got]
+
+
+def test_direct_reads_leave_the_page_cache_alone(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    a = swath.open(tmp_path / "rows.npy")
+    drop_cache(a.url)
+    a.gather(STARTS, direct="always")
+    with LocalFolder(tmp_path).open("rows.npy") as file:
+        assert not file.is_cached(128 + 8 * 300 * int(STARTS[0]))
+    a.gather(STARTS)
+    with LocalFolder(tmp_path).open("rows.npy") as file:
+        assert file.is_cached(128 + 8 * 300 * int(STARTS[0]))
+
+
+def test_an_array_that_dwarfs_the_memory_is_read_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a")
+    assert not a.plan(STARTS).direct
+    assert a.plan(STARTS, direct="always").direct
+    monkeypatch.setattr("swath.gather.machine_bytes", lambda: ROWS.nbytes // 5)
+    assert a.plan(STARTS).direct
+    assert not a.plan(STARTS, direct="never").direct
+    assert_same(a.gather(STARTS), expected(ROWS, STARTS, 16))
+
+
+# --- In place
+
+
+def test_the_plan_says_what_ingesting_would_gain(tmp_path: Path) -> None:
+    import zarr
+
+    chunked = zarr.create_array(tmp_path / "z", shape=ROWS.shape, chunks=(1000, 300), dtype=ROWS.dtype)
+    chunked[:] = ROWS
+    plan = swath.open(tmp_path / "z").plan(STARTS[:3])
+    assert "times less: see swath.ingest" in str(plan)
+    assert plan.ingested_bytes is not None
+    assert plan.ingested_bytes < plan.bytes_read / 10
+    np.save(tmp_path / "rows.npy", ROWS)
+    assert "no less, but every chunk checked" in str(swath.open(tmp_path / "rows.npy").plan([5, 3000]))
+    assert swath.ingest(ROWS, tmp_path / "a").plan(STARTS).ingested_bytes is None
+
+
+def test_a_handle_of_another_window_pickles(tmp_path: Path) -> None:
+    swath.ingest(ROWS, tmp_path / "a")
+    a = pickle.loads(pickle.dumps(swath.open(tmp_path / "a", window=5)))
+    assert a.window == 5
+    assert a.gather([7]).shape == (1, 5, 300)
+
+
+@pytest.mark.parametrize("window", [0, -1, 2.5, True, "16"], ids=repr)
+def test_a_window_of_a_handle_is_a_whole_number(tmp_path: Path, window: Any) -> None:
+    swath.ingest(ROWS, tmp_path / "a")
+    with pytest.raises(OptionError, match="Give the number of rows"):
+        swath.open(tmp_path / "a", window=window)
