@@ -49,7 +49,7 @@ except swath.SwathError as error:
 print(json.dumps(status("VmHWM") - before))
 """
 
-_ROWS, _SHARD_ROWS = 24_000, 100
+_ROWS, _SHARD_ROWS = 6000, 100
 _OPTIONS = {"chunk_rows": 4, "shard_rows": _SHARD_ROWS}
 
 
@@ -155,14 +155,16 @@ def test_killed_between_the_last_shard_and_the_commit_it_has_nothing_left_to_wri
     assert _shards(url) == written
 
 
-def test_ctrl_c_ends_it_and_the_next_run_carries_on(tmp_path: Path, source: Path, rows: NDArray[Any]) -> None:
-    url = tmp_path / "a"
+def test_ctrl_c_ends_it_and_the_next_run_carries_on(tmp_path: Path) -> None:
+    url, source = tmp_path / "a", tmp_path / "rows.npy"
+    rows = np.random.default_rng(0).normal(size=(40_000, 100))  # enough that the signal comes before the last shard
+    np.save(source, rows)
     stderr = _stop(_start(source, url, **_OPTIONS), url, 5, signal.SIGINT)
     assert "KeyboardInterrupt" in stderr
     _assert_nothing_opens(url)
     _assert_no_temporaries(url)
     written = _shards(_part(url))
-    assert 5 <= len(written) < _ROWS // _SHARD_ROWS
+    assert 5 <= len(written) < len(rows) // _SHARD_ROWS
     swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
     assert written.items() <= _shards(url).items()
     _assert_holds(url, rows)

@@ -151,7 +151,7 @@ class RowArray:
             ``"always"`` compares every chunk that is touched with its checksum; ``"never"`` reads only the rows that are
             wanted, as they are.
         direct
-            Whether reads pass by the page cache: ``"auto"`` does where the array is more than four times as large as the
+            Whether reads pass by the page cache: ``"auto"`` does where the array is more than sixteen times as large as the
             memory and what is wanted is not cached.
 
         Returns

@@ -40,8 +40,10 @@ Columns = IntArray | slice | None
 Verify = Literal["always", "never"]
 Direct = Literal["auto", "always", "never"]
 
-# Direct I/O where the array is this many times the memory: what has been read will be gone before it is read again.
-_DWARFS = 4
+# Direct I/O where the array is this many times the memory: what has been read is gone before it is read again, and the cache
+# is left to others. It costs 10 % there (0.95 GB/s, buffered 1.05); at 4 times the memory, buffered reads are 1.3 times as
+# fast, and at twice 1.8 times, since some of what they want is cached.
+_DWARFS = 16
 
 # Reads that a thread takes at once: few enough that threads end together, enough that handing out costs nothing.
 _READS_A_TASK = 16
