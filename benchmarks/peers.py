@@ -100,6 +100,25 @@ def zarr_oindex(pipeline: str, job: Job) -> NDArray[Any]:
         return _windows_of_rows(array.oindex[_rows(job, array.shape[0])], job)
 
 
+def zarr_blocks(pipeline: str, job: Job) -> NDArray[Any]:
+    """Each row of chunks that is needed, once, in order; windows are copied out of it."""
+    import zarr
+
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        array: Any = zarr.open_array(job.target, mode="r")
+        rows = (array.shards or array.chunks)[0]
+        starts = starts_of(job, array.shape[0])
+        batch = np.empty((job.windows, job.window, *array.shape[1:]), array.dtype)
+        touched = np.unique(np.concatenate([starts // rows, (starts + job.window - 1) // rows])).tolist()
+        for begin in (block * rows for block in touched):
+            block = array[begin : begin + rows]
+            for place in np.flatnonzero((starts > begin - job.window) & (starts < begin + rows)).tolist():
+                start = int(starts[place])
+                first, stop = max(start, begin), min(start + job.window, begin + len(block))
+                batch[place, first - start : stop - start] = block[first - begin : stop - begin]
+        return batch
+
+
 def zarrs_async(job: Job) -> NDArray[Any]:
     import zarr
     from zarr.api.asynchronous import open_array
@@ -244,6 +263,8 @@ PEERS: dict[str, Callable[[Job], NDArray[Any]]] = {
     "tensorstore, index array": tensorstore_vindex,
     "zarr-python loop": partial(zarr_loop, _BATCHED),
     "zarr-python oindex": partial(zarr_oindex, _BATCHED),
+    "zarr-python blocks": partial(zarr_blocks, _BATCHED),
+    "zarr-python blocks, fused pipeline": partial(zarr_blocks, _FUSED),
     "zarr-python loop, fused pipeline": partial(zarr_loop, _FUSED),
     "zarr-python oindex, fused pipeline": partial(zarr_oindex, _FUSED),
     "zarrs loop": partial(zarr_loop, _ZARRS),

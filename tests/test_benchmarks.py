@@ -170,6 +170,33 @@ def test_codec_auto(tmp_path: Path) -> None:
     _assert_plotted(tmp_path, "auto_codec")
 
 
+def test_zarr_arrays_of_others(tmp_path: Path) -> None:
+    record = _script(tmp_path, "foreign", "--array-bytes=2000000", "--windows=20", "--rounds=1")
+    assert len(record["layouts"]) == 7
+    assert {len(layout["runs"]) for layout in record["layouts"]} == {14}
+
+
+_BLOCKS = """
+import sys
+import numpy as np, zarr
+from peers import PEERS
+from swath.measure import Job
+
+rows = np.arange(9000).reshape(300, 30)
+array = zarr.create_array(sys.argv[1], shape=rows.shape, chunks=(40, 7), dtype=rows.dtype)
+array[:] = rows
+job = Job("", sys.argv[1], 50, 16, 0, cold=False)
+expected = PEERS["zarr-python loop"](job)
+for way in ("zarr-python blocks", "zarr-python blocks, fused pipeline", "swath gather"):
+    assert (PEERS[way](job) == expected).all(), way
+"""
+
+
+def test_block_reads_are_the_loop(tmp_path: Path) -> None:
+    done = _run(_BLOCKS, tmp_path / "a.zarr")
+    assert done.returncode == 0, done.stderr
+
+
 def test_many_small_windows(tmp_path: Path) -> None:
     record = _script(tmp_path, "small", "--array-bytes=200000", "--windows=1000", "--rows=500", "--rounds=2")
     assert {name: len(record["planning"][name]) for name in ("plan_s", "gather_s")} == {"plan_s": 2, "gather_s": 2}

@@ -83,6 +83,18 @@ def test_bench_prints_a_table(store: Path) -> None:
     assert "zarr-python loop" in done.stdout
 
 
+def test_a_file_in_place_is_shown_planned_and_measured(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.arange(200_000).reshape(1000, 200))
+    info = _run("info", tmp_path / "rows.npy")
+    assert "as its writer chose" in info.stdout
+    plan = _run("plan", tmp_path / "rows.npy", "--random", 10)
+    assert "ingested" in plan.stdout
+    bench = _run("bench", tmp_path / "rows.npy", "--windows", 50)
+    assert bench.returncode == 0, bench.stderr
+    assert "swath compute" in bench.stdout
+    assert "zarr-python loop" not in bench.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -264,3 +264,38 @@ def test_a_window_of_a_handle_is_a_whole_number(tmp_path: Path, window: Any) -> 
     swath.ingest(ROWS, tmp_path / "a")
     with pytest.raises(OptionError, match="Give the number of rows"):
         swath.open(tmp_path / "a", window=window)
+
+
+@pytest.mark.parametrize("chunks", [(5000, 300), (5000, 100)], ids=["rows", "tiles"])
+def test_of_a_large_chunk_without_a_codec_only_the_windows_are_read(tmp_path: Path, chunks: tuple[int, ...]) -> None:
+    import zarr
+
+    array = zarr.create_array(tmp_path / "z", shape=ROWS.shape, chunks=chunks, dtype=ROWS.dtype, compressors=None)
+    array[:] = ROWS
+    a = swath.open(tmp_path / "z")
+    starts = [4900, 3, 10, 2000]
+    before = _bytes_read()
+    assert_same(a.gather(starts), expected(ROWS, starts, 16))
+    assert _bytes_read() - before < 1.5 * 4 * 16 * 2400 + 2**16
+
+
+def test_of_a_large_blosc_chunk_a_window_is_decoded_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    rows = np.arange(1_000_000, dtype="f4").reshape(2000, 500)
+    array = zarr.create_array(
+        tmp_path / "z", shape=rows.shape, chunks=rows.shape, dtype="f4", compressors=BloscCodec(blocksize=2**14)
+    )
+    array[:] = rows
+    decoded = []
+
+    def note(encoded: memoryview, first: int, stop: int, n_bytes: int) -> Any:
+        part = blosc_part(encoded, first, stop, n_bytes)
+        decoded.append(part[2] - part[1])
+        return part
+
+    monkeypatch.setattr("swath.decoder.blosc_part", note)
+    assert_same(swath.open(tmp_path / "z").gather([1000]), expected(rows, [1000], 16))
+    assert len(decoded) == 1
+    assert decoded[0] < rows.nbytes / 20

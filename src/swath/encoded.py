@@ -56,6 +56,14 @@ class Wanted:
         """The half-open range of windows with rows in ``[row0, row1)``."""
         return bisect_right(self.starts, row0 - self.window), bisect_left(self.starts, row1)
 
+    def groups(self, first: int, stop: int, most_gap: int) -> Iterator[tuple[int, int]]:
+        """Windows ``[first, stop)`` in groups, between which lie more than ``most_gap`` rows that nobody wants."""
+        for i in range(first + 1, stop):
+            if self.starts[i] - self.starts[i - 1] - self.window > most_gap:
+                yield first, i
+                first = i
+        yield first, stop
+
     def host(self, row0: int, row1: int) -> tuple[int, Buffer] | None:
         """A window that holds all rows ``[row0, row1)``, and where they lie in the batch; None if there is none."""
         i = bisect_right(self.starts, row0) - 1
@@ -133,6 +141,7 @@ class EncodedReader:
         self._direct = scratch if direct else None
         self._fill_value = fill_value
         self._are_rows = layout.tiles.are_rows
+        self._gap_rows = _MOST_GAP_BYTES // decoder.row_bytes
         self._lands_whole = self._are_rows and decoder.is_plain
         self._files = contextlib.ExitStack()
         self._open: dict[str, LocalFile] = {}
@@ -185,23 +194,26 @@ class EncodedReader:
         for k, entry in enumerate(entries):
             row0 = (chunk + k) * chunk_rows
             row1 = min(row0 + chunk_rows, n_rows)
-            first, stop = wanted.touching(row0, row1)
-            if first >= stop:
+            touching = wanted.touching(row0, row1)
+            if touching[0] >= touching[1]:
                 continue
-            lo = max(row0, wanted.starts[first]) - row0
-            hi = min(row1, wanted.starts[stop - 1] + wanted.window) - row0
-            host = wanted.host(row0, row1) if hi - lo == chunk_rows and self._lands_whole else None
-            if file is None or entry is None:
-                rows, landed = self._missing(file, chunk + k, hi - lo), False
-            elif decoder.is_identity:
-                rows, landed = self._fetch_rows(file, entry, chunk + k, lo, hi, host), True
-            else:
-                offset, length, mask = entry
-                body = encoded[offset - base : offset - base + length]
-                rows, landed = self._decode(file, body, mask, chunk + k, lo, hi, host)
-            if not self._are_rows:
-                rows = rows[(slice(None), *(slice(0, part.stop - part.start) for part in layout.tiles.slices(tile)))]
-            yield Decoded(row0 + lo, rows, tile, first, stop, host[0] if host and landed else None)
+            # What is decoded is decoded once; what is not, is read where it is wanted.
+            for first, stop in wanted.groups(*touching, self._gap_rows) if decoder.is_identity else (touching,):
+                lo = max(row0, wanted.starts[first]) - row0
+                hi = min(row1, wanted.starts[stop - 1] + wanted.window) - row0
+                host = wanted.host(row0, row1) if hi - lo == chunk_rows and self._lands_whole else None
+                if file is None or entry is None:
+                    rows, landed = self._missing(file, chunk + k, hi - lo), False
+                elif decoder.is_identity:
+                    rows, landed = self._fetch_rows(file, entry, chunk + k, lo, hi, host), True
+                else:
+                    offset, length, mask = entry
+                    body = encoded[offset - base : offset - base + length]
+                    rows, landed = self._decode(file, body, mask, chunk + k, lo, hi, host)
+                if not self._are_rows:
+                    inside = (slice(0, part.stop - part.start) for part in layout.tiles.slices(tile))
+                    rows = rows[(slice(None), *inside)]
+                yield Decoded(row0 + lo, rows, tile, first, stop, host[0] if host and landed else None)
 
     def _check_range(self, file: LocalFile, entries: Entries, chunk: int) -> tuple[int, int]:
         """The bytes that hold some chunks.

@@ -84,7 +84,7 @@ def measure(job: Job, program: Sequence[str] = ("-m", "swath.measure")) -> Resul
 def drop_cache(target: str) -> None:
     """Have the kernel forget the pages of a file, or of all files of a store, that are on the disk already."""
     path = Path(target.partition("::")[0])
-    for file in path.iterdir() if path.is_dir() else [path]:
+    for file in filter(Path.is_file, path.rglob("*") if path.is_dir() else [path]):
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)
