@@ -171,7 +171,7 @@ def test_codec_auto(tmp_path: Path) -> None:
 
 
 def test_zarr_arrays_of_others(tmp_path: Path) -> None:
-    record = _script(tmp_path, "foreign", "--array-bytes=2000000", "--windows=20", "--rounds=1")
+    record = _script(tmp_path, "foreign_zarr", "--array-bytes=2000000", "--windows=20", "--rounds=1")
     assert len(record["layouts"]) == 7
     assert {len(layout["runs"]) for layout in record["layouts"]} == {14}
 
@@ -201,7 +201,8 @@ def test_many_small_windows(tmp_path: Path) -> None:
     record = _script(tmp_path, "small", "--array-bytes=200000", "--windows=1000", "--rows=500", "--rounds=2")
     assert {name: len(record["planning"][name]) for name in ("plan_s", "gather_s")} == {"plan_s": 2, "gather_s": 2}
     assert record["planning"]["peak_bytes"] >= record["planning"]["held_bytes"] > 0
-    assert {name: len(times) for name, times in record["one_row"].items()} == {"swath_s": 2, "numpy_s": 2}
+    assert {len(times) for times in record["one_row"].values()} == {2}
+    assert len(record["one_row"]) == 5
 
 
 @pytest.mark.parametrize("installed", [True, False])

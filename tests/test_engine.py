@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from oracle import assert_same, expected
 
 import swath
 from swath.decoder import blosc_part
-from swath.errors import DamagedStoreError, MemoryLimitError, OptionError
+from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
 from swath.measure import drop_cache
 from swath.storage import LocalFolder, Scratch
 
@@ -299,3 +300,83 @@ def test_of_a_large_blosc_chunk_a_window_is_decoded_in_time(tmp_path: Path, monk
     assert_same(swath.open(tmp_path / "z").gather([1000]), expected(rows, [1000], 16))
     assert len(decoded) == 1
     assert decoded[0] < rows.nbytes / 20
+
+
+# --- What a review found
+
+
+def test_damage_between_the_windows_is_nobodys(tmp_path: Path) -> None:
+    rows = np.arange(5000).reshape(1000, 5)
+    a = swath.ingest(rows, tmp_path / "a", chunk_rows=100)
+    _flip(tmp_path / "a" / "c.0.0", a.shard_rows // 100 * 16 + 4 + 5 * 4004)  # in chunk 5, rows 500 to 599
+    assert_same(a.gather([450, 600], window=10), expected(rows, [450, 600], 10))
+    for start in (495, 500, 599):
+        with pytest.raises(DamagedStoreError, match=r"chunk 5 \(rows 500 to 599\) has a wrong checksum"):
+            a.gather([450, start, 700], window=10)
+
+
+def test_a_foreign_array_that_was_replaced_while_it_was_pickled_is_told_of(tmp_path: Path) -> None:
+    import zarr
+
+    zarr.create_array(tmp_path / "z", shape=(10, 3), dtype="f8")
+    pickled = pickle.dumps(swath.open(tmp_path / "z"))
+    assert len(pickle.loads(pickled)) == 10
+    zarr.create_array(tmp_path / "z", shape=(20, 3), dtype="f8", overwrite=True)
+    with pytest.raises(StoreChangedError, match="was changed since it was opened"):
+        pickle.loads(pickled)
+
+
+def test_others_may_speak_of_swaths(tmp_path: Path) -> None:
+    import zarr
+
+    names = {"dimension_names": ["swath", "track"], "attributes": {"swath": "S3A", "kind": "swath"}}
+    zarr.create_array(tmp_path / "z", shape=(30, 3), dtype="f8", fill_value=7, **names)  # type: ignore[arg-type]
+    assert (swath.open(tmp_path / "z").gather([3]) == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(10, 0), (10, 3, 0)], ids=str)
+def test_rows_without_bytes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.empty(shape))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = np.empty(shape)
+    for place in (tmp_path / "a.npy", f"{tmp_path}/a.h5::a"):
+        with pytest.raises(SourceError, match="hold no bytes"):
+            swath.open(place)
+
+
+def test_a_few_rows_of_a_large_plain_chunk_need_little_memory(tmp_path: Path) -> None:
+    import zarr
+
+    array = zarr.create_array(tmp_path / "z", shape=(100_000, 300), chunks=(100_000, 300), dtype="i8", compressors=None)
+    array[:5000] = ROWS
+    a = swath.open(tmp_path / "z")
+    plan = a.plan([3, 4000])
+    assert plan.bytes_read == plan.bytes_wanted == 2 * 16 * 2400
+    assert "no less" in str(plan)
+    assert_same(a.gather([3], memory_limit="20MB"), expected(ROWS, [3], 16))
+
+
+def test_a_gzip_chunk_may_have_several_members(tmp_path: Path) -> None:
+    import gzip
+
+    import zarr
+    from zarr.codecs import GzipCodec
+
+    zarr.create_array(tmp_path / "z", shape=(100, 300), chunks=(100, 300), dtype="i8", compressors=GzipCodec())[:] = 0
+    (tmp_path / "z" / "c" / "0").mkdir(parents=True, exist_ok=True)
+    content = ROWS[:100].tobytes()
+    members = gzip.compress(content[:1000]) + gzip.compress(content[1000:])
+    (tmp_path / "z" / "c" / "0" / "0").write_bytes(members)
+    assert_same(swath.open(tmp_path / "z").gather([50]), expected(ROWS, [50], 16))
+
+
+def test_a_mapping_that_cannot_be_made_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(100_000)
+    np.save(tmp_path / "rows.npy", rows)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError("no room in the address space")
+
+    monkeypatch.setattr("swath.raw.mmap.mmap", refuse)
+    starts = np.random.default_rng(0).integers(0, 99_000, 2000)
+    assert_same(swath.open(tmp_path / "rows.npy").gather(starts, window=4), expected(rows, starts, 4))

@@ -39,7 +39,13 @@ LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer
 PURE = LEVEL["plan"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
-OWNERS = {"zarr": {"store", "foreign"}, "dask": {"lazy"}, "h5py": {"sources"}, "numcodecs": {"decoder"}, "awscrt": {"checksum"}}
+OWNERS = {
+    "zarr": {"store", "foreign"},
+    "dask": {"lazy"},
+    "h5py": {"sources"},
+    "numcodecs": {"decoder"},
+    "awscrt": {"checksum"},
+}
 
 
 class _WithoutTypeChecking(ast.NodeTransformer):

@@ -148,8 +148,8 @@ class RowArray:
         memory_limit
             What the call may add to this process: bytes, or text such as ``"8GiB"``. By default 90 % of what is left.
         verify
-            ``"always"`` compares every chunk that is touched with its checksum; ``"never"`` reads only the rows that are
-            wanted, as they are.
+            ``"always"`` compares every chunk that is touched with its checksum. ``"never"`` does not look at the crc32c of
+            chunks, and reads of raw ones only the rows that are wanted.
         direct
             Whether reads pass by the page cache: ``"auto"`` does where the array is more than sixteen times as large as the
             memory and what is wanted is not cached.

@@ -77,20 +77,25 @@ class Stream:
     """A decompressor of the standard library, which stops at a number of bytes."""
 
     make: Callable[[], Any]
+    members: bool = False
+    """Whether one stream may follow another, as gzip and bz2 have it."""
 
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
         """Decompress; a checksum at the end of the stream is looked at."""
-        decompress = self.make()
-        decoded = decompress.decompress(encoded, most_bytes)
-        if not decompress.eof:  # what stands after the last byte: a checksum, a mark
-            decoded += decompress.decompress(getattr(decompress, "unconsumed_tail", b""), 1)
-        if not decompress.eof or len(decoded) > most_bytes:
-            raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
+        decoded, rest = b"", bytes(encoded)
+        while rest:
+            decompress = self.make()
+            decoded += decompress.decompress(rest, max(1, most_bytes - len(decoded)))
+            if not decompress.eof:  # what stands after the last byte: a checksum, a mark
+                decoded += decompress.decompress(getattr(decompress, "unconsumed_tail", b""), 1)
+            if not decompress.eof or len(decoded) > most_bytes:
+                raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
+            rest = decompress.unused_data if self.members else b""
         return memoryview(decoded)
 
 
 _ZLIB = Stream(partial(zlib.decompressobj, 15))
-_GZIP = Stream(partial(zlib.decompressobj, 31))
+_GZIP = Stream(partial(zlib.decompressobj, 31), members=True)
 
 
 def _step(codec: Any) -> Step:
@@ -101,7 +106,7 @@ def _step(codec: Any) -> Step:
         case "gzip":
             return _GZIP
         case "bz2":
-            return Stream(bz2.BZ2Decompressor)
+            return Stream(bz2.BZ2Decompressor, members=True)
         case "lzma":
             return Stream(
                 partial(
@@ -176,7 +181,8 @@ class Decoder:
     @cached_property
     def most_bytes(self) -> int:
         """The most bytes that a chunk may have on its way: filters may widen its values, and no other codec adds much."""
-        return (16 * self.n_bytes if self.filters else self.n_bytes + self.n_bytes // 16) + 4096
+        strange = any(isinstance(step, Numcodec) and step.codec.codec_id not in _BYTES_CODECS for step in self.steps)
+        return (16 * self.n_bytes if self.filters or strange else self.n_bytes + self.n_bytes // 16) + 4096
 
     @cached_property
     def row_bytes(self) -> int:
@@ -387,8 +393,3 @@ def _bytes(decoded: Any) -> Buffer:
     if isinstance(decoded, np.ndarray):
         return memoryview(np.ascontiguousarray(decoded).reshape(-1).view(np.uint8))
     return memoryview(decoded).cast("B")
-
-
-def _copy(out: Buffer, decoded: Buffer) -> None:
-    # By numpy, which lets other threads run meanwhile.
-    np.frombuffer(out, np.uint8)[...] = np.frombuffer(decoded, np.uint8)

@@ -24,12 +24,9 @@ from numpy.typing import NDArray
 from swath.decoder import DecodeError, Decoder
 from swath.errors import DamagedStoreError
 from swath.layout import Layout
+from swath.plan import BLOCK_BYTES, GAP_BYTES, WIDE_GAP_BYTES
 from swath.shard import MEND
 from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
-
-# Chunks that lie this near to each other are fetched in one range.
-_MOST_GAP_BYTES = 2**16
-_MOST_RANGE_BYTES = 2**20
 
 # Tiles may lie in thousands of files; 32 threads shall stay within the 1024 files that a process may open.
 _MOST_OPEN_FILES = 8
@@ -141,7 +138,7 @@ class EncodedReader:
         self._direct = scratch if direct else None
         self._fill_value = fill_value
         self._are_rows = layout.tiles.are_rows
-        self._gap_rows = _MOST_GAP_BYTES // decoder.row_bytes
+        self._gap_rows = WIDE_GAP_BYTES // decoder.row_bytes
         self._lands_whole = self._are_rows and decoder.is_plain
         self._files = contextlib.ExitStack()
         self._open: dict[str, LocalFile] = {}
@@ -294,7 +291,7 @@ def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
             first, before, entry = entries[begin], entries[k - 1], entries[k]
             if first is not None and before is not None and entry is not None:
                 gap = entry[0] - before[0] - before[1]
-                if 0 <= gap <= _MOST_GAP_BYTES and entry[0] + entry[1] - first[0] <= _MOST_RANGE_BYTES:
+                if 0 <= gap <= GAP_BYTES and entry[0] + entry[1] - first[0] <= BLOCK_BYTES:
                     continue
         yield begin, k
         begin = k

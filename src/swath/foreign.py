@@ -62,7 +62,7 @@ class ForeignZarr:
     reason = "as its writer chose"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_zarr, (self.folder.path, self.window)
+        return _reopen, (self.folder.path, self.window, self.encoded)
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -114,11 +114,15 @@ class ForeignZarr:
         return (chunk, *map(int, np.unravel_index(tile, self.layout.tiles.grid))) if self.layout.row_shape else (chunk,)
 
     def is_cached(self, chunk: int) -> bool:
-        """Whether the first byte of a chunk's file is in the page cache."""
+        """Whether a chunk's first byte is in the page cache; a chunk that was never written needs no disk."""
         if self.decoder is None:
             return True
-        with self.folder.open(self.key(chunk, 0)) as file:
-            return file.size == 0 or file.is_cached(0)
+        try:
+            with self.folder.open(self.key(chunk, 0)) as file:
+                (entry,) = self.entries(file, chunk, chunk + 1, 0)
+                return entry is None or not entry[1] or file.is_cached(min(entry[0], file.size - 1))
+        except FileNotFoundError:
+            return True
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the metadata have changed.
@@ -129,6 +133,13 @@ class ForeignZarr:
         """
         if _read_metadata(self.folder.path) != self.encoded:
             raise StoreChangedError(f"The array at {self.url} was changed since it was opened. Open it again.")
+
+
+def _reopen(path: Path, window: int, encoded: bytes) -> ForeignZarr:
+    """The array that was pickled, if it is still there."""
+    if _read_metadata(path) != encoded:
+        raise StoreChangedError(f"The array at {path} was changed since it was opened. Open it again.")
+    return open_zarr(path, window)
 
 
 def is_zarr(path: Path) -> bool:
@@ -167,7 +178,12 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         codec=codec,
         tile_shape=chunks[1:],
         crc_bytes=0,
-        entry_bytes=INDEX_ENTRY_BYTES * math.prod(sharding.grid[1:]) if sharding else 0,
+        # A row of shards has as many indexes as shards.
+        entry_bytes=INDEX_ENTRY_BYTES
+        * math.prod(-(-n // s) * g for n, s, g in zip(array.shape[1:], shards[1:], sharding.grid[1:]))
+        if sharding
+        else 0,
+        is_plain=decoder is not None and decoder.is_identity,
         decode_copies=_LIBRARY_COPIES if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
     )
     fill_value = np.asarray(_fill_value(array), native)[()]
@@ -213,7 +229,8 @@ def _codecs(
     if array.metadata.zarr_format == 2:
         compressor, filters = array.metadata.compressor, array.metadata.filters or ()
         decoder = from_zarr_v2(compressor, filters, array.order, array.chunks, dtype)
-        return decoder, array.chunks, array.chunks, None, _word([compressor.get_config()["id"]] if compressor else [])
+        names = [codec.codec_id for codec in (*filters, *([compressor] if compressor else []))]
+        return decoder, array.chunks, array.chunks, None, _word(names)
     codecs = json.loads(encoded)["codecs"]
     codecs = [{"name": codec} if isinstance(codec, str) else codec for codec in codecs]
     names = [codec["name"] for codec in codecs]

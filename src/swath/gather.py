@@ -79,9 +79,7 @@ def plan_for(
     """Check the request at the door, and plan it. The errors are those of `RowArray.gather`, but for the memory limit."""
     layout = rows.layout
     window = check_window(rows.window if window is None else window, layout.n_rows)
-    for name, value, kinds in (("verify", verify, get_args(Verify)), ("direct", direct, get_args(Direct))):
-        if value not in kinds:
-            raise OptionError(f"{name} is {value!r}. Choose one of {', '.join(map(repr, kinds))}.")
+    _check_access(verify, direct)
     return plan_gather(
         layout,
         check_starts(starts, window, layout.n_rows),
@@ -110,8 +108,10 @@ def gather_now(
 
     The errors are those of `RowArray.gather`.
     """
-    if verify == "never" or not rows.layout.crc_bytes:
-        batch = _take_mapped(rows, starts, window, columns, out, limit, direct)
+    _check_access(verify, direct)
+    if (verify == "never" or not rows.layout.crc_bytes) and direct == "auto" and columns is None:
+        starts = as_array(starts)
+        batch = _take_mapped(rows, starts, window, out, limit)
         if batch is not None:
             return batch
     plan = plan_for(
@@ -121,19 +121,19 @@ def gather_now(
     return gather(rows, plan, out)
 
 
+def _check_access(verify: Any, direct: Any) -> None:
+    for name, value, kinds in (("verify", verify, get_args(Verify)), ("direct", direct, get_args(Direct))):
+        if value not in kinds:
+            raise OptionError(f"{name} is {value!r}. Choose one of {', '.join(map(repr, kinds))}.")
+
+
 def _take_mapped(
-    rows: Rows,
-    starts: ArrayLike,
-    window: int | None,
-    columns: Any,
-    out: NDArray[Any] | None,
-    limit: Room,
-    direct: Direct,
+    rows: Rows, starts: NDArray[Any], window: int | None, out: NDArray[Any] | None, limit: Room
 ) -> NDArray[Any] | None:
     """The batch, if its windows are small and in the page cache (`swath.mapped`); None if not."""
     layout = rows.layout
     size = check_window(rows.window if window is None else window, layout.n_rows)
-    if columns is not None or direct != "auto" or not is_small(layout, size, np.size(starts)):
+    if not is_small(layout, size, starts.size):
         return None
     checked = check_starts(starts, size, layout.n_rows)
     shape = (checked.size, size, *layout.row_shape)
@@ -312,10 +312,23 @@ class _Lander:
         shard = int(plan.first_chunk[first]) // self._layout.shard_chunks
         with self._rows.reader(shard, self._access, self._scratch) as reader:
             for read in self._reads(first, stop):
-                if isinstance(reader, RawReader):
-                    self._land_raw(reader, *read)
-                else:
-                    self._land_decoded(reader, *read)
+                try:
+                    self._land_read(reader, *read)
+                except DamagedStoreError:
+                    self._land_each(reader, *read)
+
+    def _land_read(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
+        if isinstance(reader, RawReader):
+            self._land_raw(reader, first, stop, lo, hi)
+        else:
+            self._land_decoded(reader, first, stop, lo, hi)
+
+    def _land_each(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
+        """Land each window by itself: what is damaged may lie between windows, where nobody wants it."""
+        chunk_rows = self._layout.chunk_rows
+        for k, start in zip(range(lo, hi), self._starts[lo:hi].tolist()):
+            begin, end = start // chunk_rows, (start + self._window - 1) // chunk_rows + 1
+            self._land_read(reader, max(begin, first), min(end, stop), k, k + 1)
 
     def _reads(self, first: int, stop: int) -> Iterator[tuple[int, ...]]:
         plan, some = self._plan, slice(first, stop)

@@ -22,7 +22,7 @@ import numpy as np
 
 from swath.decoder import HDF5_FILTERS, Decoder, from_hdf5
 from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
-from swath.errors import DamagedStoreError, StoreChangedError
+from swath.errors import DamagedStoreError, SourceError, StoreChangedError
 from swath.layout import Layout
 from swath.raw import RawReader
 from swath.rows import Access
@@ -119,7 +119,17 @@ class InPlace:
 
 
 def open_in_place(source: Source, window: int) -> InPlace:
-    """The rows of a source that is one file, where they are."""
+    """The rows of a source that is one file, where they are.
+
+    Raises
+    ------
+    SourceError
+        Its rows hold no bytes.
+    """
+    if not source.dtype.itemsize * math.prod(source.shape[1:]):
+        raise SourceError(
+            f"Rows of shape {source.shape[1:]} and dtype {source.dtype} hold no bytes. Give rows with at least one element."
+        )
     if isinstance(source, FlatSource):
         return _open_flat(source, window)
     if isinstance(source, ChunkedSource):
@@ -137,14 +147,21 @@ def _mapped(path: Path) -> AbstractContextManager[Any]:
     return contextlib.nullcontext(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
+def _facts(source: FlatSource | ChunkedSource) -> dict[str, Any]:
+    """What the file was when the source was opened: before its table of chunks was read."""
+    kind = source.kind if isinstance(source, FlatSource) else "hdf5"
+    own = {"offset": source.offset, "dtype": source.stored.str} if isinstance(source, FlatSource) else {}
+    return {"kind": kind, **source.facts, "shape": list(source.shape), **own}
+
+
 def _open_flat(source: FlatSource, window: int) -> InPlace:
     if source.stored == source.dtype:
         layout = _layout(source, _rows_of(_PAGE, source), "raw", 0)
-        return InPlace(source.describe(), layout, window, FlatBytes(source.offset))
-    layout = _layout(source, _rows_of(_BLOCK_BYTES, source), f"raw, {source.stored.str}", 1)
+        return InPlace(_facts(source), layout, window, FlatBytes(source.offset))
+    layout = _layout(source, _rows_of(_BLOCK_BYTES, source), f"raw, {source.stored.str}", 1, is_plain=True)
     decoder = Decoder((layout.chunk_rows, *layout.row_shape), source.stored, source.dtype)
     table = FlatTable(source.offset, decoder.n_bytes, source.offset + layout.n_rows * decoder.row_bytes)
-    return InPlace(source.describe(), layout, window, EncodedChunks(decoder, table))
+    return InPlace(_facts(source), layout, window, EncodedChunks(decoder, table))
 
 
 def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
@@ -156,18 +173,26 @@ def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
         chunks = source.dataset.chunks or (_rows_of(_BLOCK_BYTES, source), *source.dataset.shape[1:])
         layout = _layout(source, chunks[0], "read by h5py", _LIBRARY_COPIES, (*chunks[1:], *source.dataset.dtype.shape))
         return InPlace(
-            source.describe(),
+            _facts(source),
             layout,
             window,
             LibraryBlocks(partial(opened, source.facts["path"], source.facts["dataset"])),
         )
     words = "+".join(HDF5_FILTERS[number] for number, _ in table.filters) or "uncompressed"
-    layout = _layout(source, table.chunk_shape[0], words, 1 + len(decoder.steps), table.chunk_shape[1:])
-    return InPlace(source.describe(), layout, window, EncodedChunks(decoder, table))
+    layout = _layout(
+        source, table.chunk_shape[0], words, 1 + len(decoder.steps), table.chunk_shape[1:], is_plain=decoder.is_identity
+    )
+    return InPlace(_facts(source), layout, window, EncodedChunks(decoder, table))
 
 
 def _layout(
-    source: Source, chunk_rows: int, codec: str, copies: int, tile_shape: tuple[int, ...] | None = None
+    source: Source,
+    chunk_rows: int,
+    codec: str,
+    copies: int,
+    tile_shape: tuple[int, ...] | None = None,
+    *,
+    is_plain: bool = False,
 ) -> Layout:
     """The layout of one file: all its chunks lie in it, and none has a checksum that swath knows."""
     chunks = -(-source.shape[0] // chunk_rows)
@@ -181,6 +206,7 @@ def _layout(
         tile_shape=tile_shape,
         crc_bytes=0,
         entry_bytes=0,
+        is_plain=is_plain,
         decode_copies=copies,
     )
 

@@ -128,6 +128,8 @@ class Layout:
     """Stored after each chunk."""
     entry_bytes: int = INDEX_ENTRY_BYTES
     """Stored for each chunk in the index of its file; 0 where there is no index."""
+    is_plain: bool = False
+    """Whether chunks hold rows as they are, though not in one run: rows are read alone."""
     decode_copies: int = 1
     """Buffers of a chunk's size that decoding one takes."""
 

@@ -26,17 +26,18 @@ MOST_THREADS = 32
 
 # Scratch of one thread: large enough that a read is bound by bytes and not by calls, small enough that its checksum
 # finds it in the cache of the core: 5.7 GB/s with 1 MiB, 5.5 with 4.
-_BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**20
 
 # A preadv takes 1024 buffers: a raw chunk needs two (rows, checksum), and each of up to 100 windows that share the
 # read (`swath.gather`) may split a chunk where it begins and another where it ends.
 _MOST_READ_CHUNKS = 400
 
-# Rows so much wider than the columns that are wanted of them are read a row at a time: a call costs what this many bytes cost.
-_MOST_GAP_BYTES = 2**16
+# Windows, and encoded chunks, this near to each other are read together: the gap costs less than a read of its own, of some
+# 10 us of calls, warm or cold.
+GAP_BYTES = 2**14
 
-# Windows this near to each other are read together: the gap costs less than a read of its own (some 10 us of calls).
-_GAP_BYTES = 2**14
+# Within a read, a gap that nobody wants is skipped from this size on: that takes a call more, and a place for its pieces.
+WIDE_GAP_BYTES = 2**16
 
 # Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
 INDEX_CACHE_BYTES = 32 * 2**20
@@ -87,12 +88,12 @@ class Plan:
     @cached_property
     def shards(self) -> IntArray:
         """The shards that are read, ascending."""
-        return np.unique(self.first_chunk // self.layout.shard_chunks)
+        return _distinct(self.first_chunk // self.layout.shard_chunks)
 
     @property
     def requests(self) -> int:
-        """Reads, and one index for each shard."""
-        return self.first_chunk.size + self.shards.size
+        """Reads, of each tile where chunks do not hold whole rows, and one index for each shard that has one."""
+        return self.first_chunk.size * len(self.tiles) + (self.shards.size if self.layout.index_bytes else 0)
 
     @property
     def chunks(self) -> int:
@@ -102,18 +103,19 @@ class Plan:
     @property
     def reads_rows(self) -> bool:
         """Whether rows are read as they lie in the file, and no more of them than is wanted."""
-        return self.layout.codec == "raw" and not (self.verify and self.layout.crc_bytes)
+        layout = self.layout
+        return (layout.codec == "raw" or layout.is_plain) and not (self.verify and layout.crc_bytes)
 
     @cached_property
     def row_span(self) -> tuple[int, int]:
         """Which bytes of a row are read: all, unless the rest is no part of a checksum and would cost more than it saves."""
         row_bytes = self.layout.row_bytes
-        if self.columns is None or not self.reads_rows:
+        if self.columns is None or not self.reads_rows or self.layout.codec != "raw":
             return 0, row_bytes
         kept = np.arange(self.layout.row_shape[0])[self.columns]
         a_column = row_bytes // self.layout.row_shape[0]
         begin, end = (int(kept.min()) * a_column, (int(kept.max()) + 1) * a_column) if kept.size else (0, 0)
-        return (begin, end) if row_bytes - (end - begin) > _MOST_GAP_BYTES else (0, row_bytes)
+        return (begin, end) if row_bytes - (end - begin) > WIDE_GAP_BYTES else (0, row_bytes)
 
     @cached_property
     def bytes_read(self) -> int:
@@ -124,6 +126,9 @@ class Plan:
             return self.chunks * (len(self.tiles) * layout.tile_bytes + layout.crc_bytes) + index
         if not starts.size:
             return index
+        if layout.is_plain:  # each window alone, but for what it shares with the one before
+            own = np.minimum(np.diff(starts, append=starts[-1] + self.window), self.window)
+            return int(own.sum()) * layout.tile_bytes // layout.chunk_rows * len(self.tiles) + index
         first = np.maximum(starts[self.first_window], self.first_chunk * layout.chunk_rows)
         stop = np.minimum(starts[self.stop_window - 1] + self.window, self.stop_chunk * layout.chunk_rows)
         return int((stop - first).sum()) * (self.row_span[1] - self.row_span[0]) + index
@@ -164,7 +169,9 @@ class Plan:
     def __str__(self) -> str:
         layout = self.layout
         tiles = "" if layout.tiles.are_rows else f", {len(self.tiles)} of {layout.tiles.count} tiles of a row"
-        checked = "every chunk is checked" if self.verify and layout.crc_bytes else "nothing is checked by swath"
+        checked = "every chunk is checked" if self.verify else "unchecked"
+        if not layout.crc_bytes:
+            checked = "checked as its own codecs do"
         rows = {
             "windows": f"{self.starts.size:,} of {self.window} rows",
             "batch": f"{self.batch_shape} {self.layout.dtype}",
@@ -210,8 +217,8 @@ def plan_gather(
 
     is_raw = layout.codec == "raw"
     a_chunk = layout.chunk_bytes if is_raw else layout.tile_bytes
-    spans = merge_windows(starts, window, layout.chunk_rows, _GAP_BYTES // a_chunk)
-    read_chunks = max(1, min(_BLOCK_BYTES // a_chunk, _MOST_READ_CHUNKS))
+    spans = merge_windows(starts, window, layout.chunk_rows, GAP_BYTES // a_chunk)
+    read_chunks = max(1, min(BLOCK_BYTES // a_chunk, _MOST_READ_CHUNKS))
     first, stop = _cut(spans.first, spans.stop, layout.shard_chunks, read_chunks)
     lo, hi = windows_in(spans.starts, window, first * layout.chunk_rows, stop * layout.chunk_rows)
     if not (wanted := lo < hi).all():  # a gap was cut off from the windows around it
@@ -221,8 +228,15 @@ def plan_gather(
     plan_bytes = 2 * sum(array.nbytes for array in (spans.starts, spans.order, first, stop, lo, hi))
     # What a thread holds of one read: its bytes, and what it decodes to; direct I/O lands in whole blocks first.
     most_chunks = int((stop - first).max()) if first.size else 1
-    held = most_chunks if is_raw else most_chunks + layout.decode_copies
-    scratch = (held + (most_chunks if direct else 0)) * a_chunk + _THREAD_OVERHEAD
+    held = most_chunks * a_chunk
+    if layout.is_plain and first.size:  # rows are read alone: at most all from the first to the last that a read wants
+        rows = np.minimum(spans.starts[hi - 1] + window, stop * layout.chunk_rows) - np.maximum(
+            spans.starts[lo], first * layout.chunk_rows
+        )
+        held = int(rows.max()) * a_chunk // layout.chunk_rows
+    elif not is_raw:  # neighbours are fetched with the gaps between them
+        held += min(BLOCK_BYTES, (most_chunks - 1) * GAP_BYTES) + layout.decode_copies * a_chunk
+    scratch = held * (2 if direct else 1) + _THREAD_OVERHEAD
     fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + _index_bytes(layout, first)
     threads = int(max(1, min(MOST_THREADS, (limit.n_bytes - fixed) // scratch, first.size)))
     cost = GatherCost(
@@ -258,7 +272,12 @@ def _ingested_bytes(layout: Layout, windows: int, window: int) -> int:
 
 def _index_bytes(layout: Layout, first_chunk: IntArray) -> int:
     """Memory of the shard indexes that are kept while reading (see `swath.shard.IndexCache`)."""
-    return min(INDEX_CACHE_BYTES, int(np.unique(first_chunk // layout.shard_chunks).size) * layout.index_bytes)
+    return min(INDEX_CACHE_BYTES, _distinct(first_chunk // layout.shard_chunks).size * layout.index_bytes)
+
+
+def _distinct(ascending: IntArray) -> IntArray:
+    """Each value once: `numpy.unique` would sort what is sorted."""
+    return ascending[np.append(True, ascending[1:] != ascending[:-1])] if ascending.size else ascending
 
 
 def _cut(first: IntArray, stop: IntArray, shard_chunks: int, read_chunks: int) -> tuple[IntArray, IntArray]:

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from swath.checksum import combiner, crc32c
 from swath.errors import DamagedStoreError
 from swath.layout import CRC_BYTES, Layout
+from swath.plan import WIDE_GAP_BYTES
 from swath.shard import MEND, NO_CHUNK, ShardIndex
 from swath.storage import Buffer, LocalFile, Scratch
 from swath.windows import IntArray
 
 Piece = tuple[int, Buffer]
 """Where the bytes from this offset on, of the rows of a run of chunks, shall go."""
-
-# Where nothing is checked, a gap between two pieces is read only if that costs less than another call (some 10 us).
-_MOST_GAP_BYTES = 2**16
 
 # Rows that are looked up in the page cache before a mapping of the file is used.
 _PROBES = 8
@@ -100,7 +98,10 @@ class RawReader:
         for row in probed[:: -(-probed.size // _PROBES)].tolist():
             if not self._file.is_cached(self._offset + row // chunk_rows * stride + row % chunk_rows * row_bytes):
                 return None
-        mapped = mmap.mmap(self._file.descriptor, self._offset + whole, access=mmap.ACCESS_READ)
+        try:
+            mapped = mmap.mmap(self._file.descriptor, self._offset + whole, access=mmap.ACCESS_READ)
+        except OSError:  # no room in the address space, or a file system without mappings
+            return None
         if not self._crc_bytes:
             return np.ndarray((n_rows,), item, mapped, self._offset)
         return np.ndarray((n_chunks, chunk_rows), item, mapped, self._offset, (stride, row_bytes))
@@ -186,7 +187,7 @@ def _split(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
     """Pieces in groups, between which the gap is too large to be read."""
     groups, begin = [], 0
     for i in range(1, len(pieces)):
-        if pieces[i][0] - pieces[i - 1][0] - len(pieces[i - 1][1]) > _MOST_GAP_BYTES:
+        if pieces[i][0] - pieces[i - 1][0] - len(pieces[i - 1][1]) > WIDE_GAP_BYTES:
             groups.append(pieces[begin:i])
             begin = i
     groups.append(pieces[begin:])

@@ -221,9 +221,16 @@ def open_store(url: str | os.PathLike[str], window: int | None = None) -> Store:
 def is_store(path: Path) -> bool:
     """Whether a folder holds metadata that swath wrote, damaged or not."""
     try:
-        return b'"swath"' in (path / _METADATA).read_bytes()
+        encoded = (path / _METADATA).read_bytes()
+        own = json.loads(encoded)["attributes"]["swath"]
+    except (KeyError, TypeError):
+        return False
+    except (ValueError, RecursionError):
+        return b'"swath"' in encoded
     except OSError:
         return False
+    # Anybody may have an attribute of this name; ours has these.
+    return isinstance(own, dict) and {"format", "crc32c"} & own.keys() != set()
 
 
 def encode_metadata(facts: Facts) -> bytes:

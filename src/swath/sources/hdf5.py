@@ -164,6 +164,8 @@ def open_dataset(dataset: Any, cache_bytes: int) -> Source:
         raise SourceError(f"{where} has a type that numpy has no dtype for ({error}). Convert it first.") from None
     shape = (*dataset.shape, *stored.shape)  # of a dataset of arrays, h5py reads the axes of both
     dtype = check_rows(shape, stored.base, where)
+    if 0 in shape:
+        raise SourceError(f"{where} has shape {shape}, whose rows hold no bytes. Give rows with at least one element.")
     if dataset.is_virtual or dataset.external:
         raise SourceError(
             f"{where} keeps its values in other files, where a missing one would read as fill values. "

@@ -1,11 +1,11 @@
 """Zarr arrays of other programs, in place: swath beside zarr-python's own ways on the same files.
 
-python benchmarks/foreign.py
+python benchmarks/foreign_zarr.py
 
 Float32 series of 1000 channels in many layouts: of Zarr v2 and v3, chunks of whole rows and not, sharded and not, codecs that
 swath decodes and one that only zarr-python can. Prints rates of wanted bytes, cold and warm, and swath's by that of the best
 of zarr-python's loop, ``oindex`` and block reads (each row of chunks once), by the default pipeline and the fused one. Writes
-``foreign.json`` to ``benchmarks/results/``. A tenth of the windows tells the rate of what reads chunks again for each.
+``foreign_zarr.json`` to ``benchmarks/results/``. A tenth of the windows tells the rate of what reads chunks again for each.
 """
 
 import tempfile
@@ -76,7 +76,7 @@ def main(array_bytes: int, windows: int, rounds: int, folder: Path, results: Pat
                 array[start : start + step] = smooth_rows(np.random.default_rng(0), start, min(start + step, n_rows))
             records.append({"layout": layout, "runs": _runs(target, windows, rounds)})
     Console(width=150).print(_table(records, windows))
-    save(results, "foreign", {"machine": describe_machine(*PEER_PACKAGES), "layouts": records})
+    save(results, "foreign_zarr", {"machine": describe_machine(*PEER_PACKAGES), "layouts": records})
 
 
 def _runs(target: str, windows: int, rounds: int) -> list[dict[str, Any]]:
