@@ -185,7 +185,7 @@ def test_a_users_own_attributes_are_no_damage(url: Path) -> None:
             id="group",
         ),
         pytest.param(b'{"attributes": {"swath": {"format": 2}}}', "has format 2, .* reads 1. Upgrade", id="later"),
-        pytest.param(b'{"attributes": {"swath": "x"}}', "is no metadata of a swath store", id="text"),
+        pytest.param(b'{"attributes": {"swath": "x"}}', "is a Zarr group, not an array", id="text"),
         pytest.param(b"[" * 10**5, r"cannot make an array of .*zarr\.json", id="deep"),
     ],
 )
