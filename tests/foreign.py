@@ -1,5 +1,6 @@
 """Arrays that swath did not write: writers, what their own library reads from them, and strategies that draw both."""
 
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numcodecs
 import numpy as np
 import tensorstore
 import zarr
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle import assert_same, expected
@@ -215,6 +217,18 @@ class Drawn(NamedTuple):
             case _:
                 order = self.options["order"]
                 return str(place), write_npy(place, np.array(rows, order=order))
+
+
+def check_any(arrays: st.SearchStrategy[Drawn]) -> None:
+    """`check` whatever is drawn, each in a folder of its own."""
+
+    @given(arrays)
+    def property_(drawn: Drawn) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            url, rows = drawn.write(Path(folder))
+            check(url, rows, drawn.request)
+
+    property_()
 
 
 @st.composite

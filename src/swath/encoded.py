@@ -5,7 +5,7 @@ axes. A reader yields the rows of one tile of one chunk at a time, each fetched 
 
 - `EncodedReader` finds each chunk in its file, fetches a run of neighbours in one range, and decodes by `swath.decoder`,
   into the batch itself where one window wants all of a chunk;
-- `LibraryReader` asks zarr-python or h5py for the block, for codecs that only they know.
+- `LibraryReader` asks zarr-python, h5py or numpy for the block, where only they know how it is stored.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
 # Tiles may lie in thousands of files; 32 threads shall stay within the 1024 files that a process may open.
 _MOST_OPEN_FILES = 8
 
+LIBRARY_COPIES = 4
+"""What zarr-python and h5py hold of a chunk while they decode it: encoded, decoded, and in the shape of the block."""
 
 Entries = list[tuple[int, int, int] | None]
 """Offset, length and skipped filters of some chunks in a file; None for one that was never written."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from swath.decoder import Decoder, from_zarr_v2, from_zarr_v3
-from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
+from swath.encoded import LIBRARY_COPIES, ChunkReader, EncodedReader, Entries, LibraryReader
 from swath.errors import FormatError, StoreChangedError
 from swath.layout import INDEX_ENTRY_BYTES, Layout
 from swath.rows import Access
@@ -29,9 +29,6 @@ from swath.shard import IndexCache, index_entries
 from swath.storage import LocalFile, LocalFolder, Scratch
 
 _METADATA = ("zarr.json", ".zarray")
-
-# What zarr-python holds of a chunk while it decodes it: encoded, decoded, and in the shape of the block.
-_LIBRARY_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +128,18 @@ class ForeignZarr:
         ------
         StoreChangedError
         """
-        if _read_metadata(self.folder.path) != self.encoded:
-            raise StoreChangedError(f"The array at {self.url} was changed since it was opened. Open it again.")
+        _check_unchanged(self.folder.path, self.encoded)
 
 
 def _reopen(path: Path, window: int, encoded: bytes) -> ForeignZarr:
     """The array that was pickled, if it is still there."""
+    _check_unchanged(path, encoded)
+    return open_zarr(path, window)
+
+
+def _check_unchanged(path: Path, encoded: bytes) -> None:
     if _read_metadata(path) != encoded:
         raise StoreChangedError(f"The array at {path} was changed since it was opened. Open it again.")
-    return open_zarr(path, window)
 
 
 def is_zarr(path: Path) -> bool:
@@ -169,6 +169,9 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         )  # zarr-python mends it in silence
     native = np.result_type(dtype)
     decoder, chunks, shards, sharding, codec = _codecs(array, encoded, dtype)
+    # What the indexes list for a row of chunks: the chunks of all shards side by side, those beyond the array too.
+    shards_in_row = (-(-n // s) for n, s in zip(array.shape[1:], shards[1:]))
+    side_by_side = math.prod(shards_in_row) * math.prod(sharding.grid[1:]) if sharding else 0
     layout = Layout(
         n_rows=array.shape[0],
         row_shape=array.shape[1:],
@@ -178,13 +181,9 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         codec=codec,
         tile_shape=chunks[1:],
         crc_bytes=0,
-        # A row of shards has as many indexes as shards.
-        entry_bytes=INDEX_ENTRY_BYTES
-        * math.prod(-(-n // s) * g for n, s, g in zip(array.shape[1:], shards[1:], sharding.grid[1:]))
-        if sharding
-        else 0,
+        entry_bytes=INDEX_ENTRY_BYTES * side_by_side,
         is_plain=decoder is not None and decoder.is_identity,
-        decode_copies=_LIBRARY_COPIES if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
+        decode_copies=LIBRARY_COPIES if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
     )
     fill_value = np.asarray(_fill_value(array), native)[()]
     return ForeignZarr(LocalFolder(path), encoded, array.metadata, layout, window, decoder, sharding, fill_value)

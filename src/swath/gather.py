@@ -140,20 +140,18 @@ def _take_mapped(
     # Beside the batch stand a part of it, and positions of its rows.
     if (math.prod(shape) * layout.dtype.itemsize + 3 * 8 * checked.size * size) * 2 > limit.n_bytes:
         return None
-    if out is not None and (
-        not isinstance(out, np.ndarray)
-        or (out.shape, out.dtype) != (shape, layout.dtype)
-        or not out.flags.c_contiguous
-        or not out.flags.writeable
-    ):
-        return None
+    if out is not None:
+        check_out(out, shape, layout.dtype)
+        if not out.flags.c_contiguous:
+            return None
     batch = np.empty(shape, layout.dtype) if out is None else out
     try:
-        taken = take_mapped(rows, checked, size, batch)
+        if not take_mapped(rows, checked, size, batch):
+            return None
     except DamagedStoreError:
         return None  # the usual way says what is wrong
     rows.check_unchanged()
-    return batch if taken else None
+    return batch
 
 
 def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -171,7 +169,7 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[A
     if out is None:
         out = np.empty(plan.batch_shape, plan.layout.dtype)
     else:
-        check_out(out, plan)
+        check_out(out, plan.batch_shape, plan.layout.dtype)
     if out.size:
         try:
             _carry_out(rows, plan, out)
@@ -180,17 +178,17 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[A
     return out
 
 
-def check_out(out: Any, plan: Plan) -> None:
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse an ``out`` that cannot take the batch.
 
     Raises
     ------
     OutError
     """
-    wanted = f"an array of shape {plan.batch_shape} and dtype {plan.layout.dtype}"
+    wanted = f"an array of shape {shape} and dtype {dtype}"
     if not isinstance(out, np.ndarray):
         raise OutError(f"out is a {type(out).__name__}. Give {wanted}.")
-    if out.shape != plan.batch_shape or out.dtype != plan.layout.dtype:
+    if out.shape != shape or out.dtype != dtype:
         raise OutError(f"out has shape {out.shape} and dtype {out.dtype}. Give {wanted}.")
     if not out.flags.writeable:
         raise OutError(f"out is read-only. Give {wanted} that can be written.")

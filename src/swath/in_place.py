@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from swath.decoder import HDF5_FILTERS, Decoder, from_hdf5
-from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
+from swath.encoded import LIBRARY_COPIES, ChunkReader, EncodedReader, Entries, LibraryReader
 from swath.errors import DamagedStoreError, SourceError, StoreChangedError
 from swath.layout import Layout
 from swath.raw import RawReader
@@ -38,9 +38,6 @@ _PAGE = 4096
 
 # What is read at once where values must be converted, and there are no chunks.
 _BLOCK_BYTES = 2**18
-
-# What h5py holds of a chunk while it decodes it: encoded, decoded, and in the shape of the block.
-_LIBRARY_COPIES = 4
 
 
 class Contents(Protocol):
@@ -171,7 +168,7 @@ def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
         decoder = from_hdf5(table.filters, table.chunk_shape, table.stored)
     if table is None or decoder is None:
         chunks = source.dataset.chunks or (_rows_of(_BLOCK_BYTES, source), *source.dataset.shape[1:])
-        layout = _layout(source, chunks[0], "read by h5py", _LIBRARY_COPIES, (*chunks[1:], *source.dataset.dtype.shape))
+        layout = _layout(source, chunks[0], "read by h5py", LIBRARY_COPIES, (*chunks[1:], *source.dataset.dtype.shape))
         return InPlace(
             _facts(source),
             layout,

@@ -28,9 +28,10 @@ from swath.layout import CRC_BYTES, CodecName, Layout, Location, choose_codec, c
 from swath.memory import Room, format_bytes, machine_bytes, resolve_limit
 from swath.sample import sample_codecs
 from swath.shard import encode_shard
-from swath.sources import Source, open_source
+from swath.sources import Source, open_source, parse_dtype
 from swath.storage import LocalFolder
 from swath.store import Facts, building, check_vacant, local_path, pending_facts, shard_key
+from swath.windows import check_usual_window
 
 # Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
 _WAITING_WORKERS = 2
@@ -68,14 +69,8 @@ def ingest(
     path = local_path(url)
     check_vacant(path, overwrite=overwrite)
     limit = resolve_limit(memory_limit)
-    if not isinstance(window, (int, np.integer)) or isinstance(window, bool) or window < 1:
-        raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
-    try:
-        stored = None if dtype is None else np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(
-            f"dtype is {dtype!r}, which numpy does not know ({error}). Give one such as 'float32'."
-        ) from None
+    window = check_usual_window(window)
+    stored = None if dtype is None else parse_dtype(dtype)
     cache_bytes = int(limit.n_bytes * _CACHE_IN_LIMIT)
     rows = open_source(source, dtype=stored, row_shape=row_shape, cache_bytes=cache_bytes)
     if stored is not None and np.result_type(stored.base) != rows.dtype:
@@ -83,18 +78,18 @@ def ingest(
             f"The source has dtype {rows.dtype}, not {stored}. Leave dtype out, or convert the source first."
         )
     described = rows.describe()
-    chosen, reason = _choose_codec(codec, rows, int(window), pending_facts(path) if resume else None, described)
+    chosen, reason = _choose_codec(codec, rows, window, pending_facts(path) if resume else None, described)
     layout = choose_layout(
         rows.shape,
         rows.dtype,
-        window=int(window),
+        window=window,
         chunk_rows=chunk_rows,
         shard_rows=shard_rows,
         codec=chosen,
         most_shard_bytes=max(1, (limit.n_bytes - rows.read_bytes) // _SHARDS_IN_LIMIT),
     )
     workers = _workers(layout, rows, limit)
-    facts = Facts(layout, int(window), rows.segments, described, reason)
+    facts = Facts(layout, window, rows.segments, described, reason)
     with building(path, facts, overwrite=overwrite, resume=resume) as folder:
         missing = [shard for shard in range(layout.n_shards) if not folder.has(shard_key(layout, shard))]
         _check_disk(folder, layout, missing)

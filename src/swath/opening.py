@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from swath.errors import OptionError, StoreNotFoundError
 from swath.rows import Rows
 from swath.store import is_store, local_path, open_store
+from swath.windows import check_usual_window
 
 # Rows of a window where nobody has said: that of the question which the library answers.
 _WINDOW = 16
@@ -24,8 +24,8 @@ def open_rows(
     row_shape: Sequence[int] | None,
 ) -> Rows:
     """The rows at ``url``; parameters and errors as `swath.open` describes them."""
-    if window is not None and (not isinstance(window, (int, np.integer)) or isinstance(window, bool) or window < 1):
-        raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
+    if window is not None:
+        window = check_usual_window(window)
     name, separator, dataset = os.fspath(url).rpartition("::") if isinstance(url, (str, os.PathLike)) else ("", "", "")
     path = local_path(name if separator else url)
     if path.is_file():
@@ -33,7 +33,7 @@ def open_rows(
         from swath.sources import open_source
 
         place = f"{path}::{dataset}" if separator else path
-        return open_in_place(open_source(place, dtype=dtype, row_shape=row_shape), int(window or _WINDOW))
+        return open_in_place(open_source(place, dtype=dtype, row_shape=row_shape), window or _WINDOW)
     if not path.exists() and (separator or dtype is not None):
         raise StoreNotFoundError(f"There is no file {path}. Check the path.")
     if dtype is not None or row_shape is not None:
@@ -45,5 +45,5 @@ def open_rows(
     from swath.foreign import is_zarr, open_zarr
 
     if is_zarr(path) and not is_store(path):
-        return open_zarr(path, int(window or _WINDOW))
+        return open_zarr(path, window or _WINDOW)
     return open_store(url, window)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swath.errors import StartsError, WindowError, WindowOutOfBoundsError
+from swath.errors import OptionError, StartsError, WindowError, WindowOutOfBoundsError
 
 IntArray = NDArray[np.int64]
 
@@ -40,6 +40,18 @@ def check_window(window: Any, n_rows: int) -> int:
             f"window is {window!r}, but this array has {n_rows} rows. Give a whole number of rows in [1, {n_rows}]."
         )
     return rows
+
+
+def check_usual_window(window: Any) -> int:
+    """The rows that most windows of an array will have, of which there may be more than the array has.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not isinstance(window, (int, np.integer)) or isinstance(window, bool) or window < 1:
+        raise OptionError(f"window is {window!r}. Give the number of rows that most windows will have, at least 1.")
+    return int(window)
 
 
 def check_starts(starts: ArrayLike, window: int, n_rows: int) -> IntArray:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from swath.errors import SourceError, SourceNotFoundError
+from swath.errors import OptionError, SourceError, SourceNotFoundError
 
 __all__ = ["Source", "open_source"]
 
@@ -127,6 +127,21 @@ def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.d
         )
     # What numpy gives for np.stack of it, which is what a gather must equal.
     return np.result_type(dtype)
+
+
+def parse_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """The dtype that a caller named.
+
+    Raises
+    ------
+    OptionError
+    """
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"dtype is {dtype!r}, which numpy does not know ({error}). Give one such as 'float32'."
+        ) from None
 
 
 def facts_now(facts: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SourceNotFoundError
-from swath.sources import Source, check_rows, facts_now, file_facts
+from swath.sources import Source, check_rows, facts_now, file_facts, parse_dtype
 
 _NPY = b"\x93NUMPY"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -114,13 +114,7 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
         raise SourceError(
             f"{path} is neither .npy nor HDF5 (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
         )
-    try:
-        stored = np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(
-            f"dtype is {dtype!r}, which numpy does not know ({error}). Give one such as 'float32'."
-        ) from None
-    return _open_raw(path, stored, row_shape)
+    return _open_raw(path, parse_dtype(dtype), row_shape)
 
 
 def _is_hdf5(file: BinaryIO) -> bool:
