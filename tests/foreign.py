@@ -300,11 +300,14 @@ def zarr_v3(draw: st.DrawFn) -> Drawn:
     grid = draw(grids(shape))
     chain = [draw(shard_codecs(grid))] if draw(st.booleans()) else draw(bytes_codecs(grid))
     filters = [each for each in chain if each["name"] == "transpose"]
+    serializer, compressors = chain[len(filters)], chain[len(filters) + 1 :]
+    if serializer["name"] == "bytes" and np.dtype(dtype).kind in "iu" and draw(st.booleans()):
+        filters.append(codec("numcodecs.delta", dtype=np.dtype(dtype).str))
     options = {
         "chunks": grid,
         "filters": filters,
-        "serializer": chain[len(filters)],
-        "compressors": chain[len(filters) + 1 :],
+        "serializer": serializer,
+        "compressors": compressors,
         "fill_value": draw(fill_values(dtype)),
         "parts": draw(parts(shape[0])),
         "chunk_key_encoding": {

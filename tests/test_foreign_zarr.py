@@ -91,17 +91,23 @@ V3_FILTERS: dict[str, tuple[Rows, list[Json]]] = {
     ),
     "astype": (ROWS, [codec("numcodecs.astype", encode_dtype="<i2", decode_dtype="<i4")]),
     "quantize": (FLOATS, [codec("numcodecs.quantize", digits=1, dtype="<f8")]),
+    "quantize-astype": (FLOATS, [codec("numcodecs.quantize", digits=1, dtype="<f8", astype="<f8")]),
     "bitround": (FLOATS, [codec("numcodecs.bitround", keepbits=5)]),
+    "delta-then-astype": (
+        ROWS,
+        [codec("numcodecs.delta", dtype="<i4"), codec("numcodecs.astype", encode_dtype="<i2", decode_dtype="<i4")],
+    ),
     "packbits": (ROWS > 500, [codec("numcodecs.packbits")]),
     "scale-offset": (FLOATS, [codec("scale_offset", offset=5, scale=2)]),
     "transpose-then-delta": (ROWS, [codec("transpose", order=[1, 2, 0]), codec("numcodecs.delta", dtype="<i4")]),
 }
 
 
+@pytest.mark.parametrize("endian", ["little", "big"])
 @pytest.mark.parametrize("name", V3_FILTERS)
-def test_v3_filters(tmp_path: Path, name: str) -> None:
+def test_v3_filters(tmp_path: Path, name: str, endian: str) -> None:
     rows, filters = V3_FILTERS[name]
-    _check_zarr(tmp_path / "a", rows, filters=filters, serializer=codec("bytes", endian="big"), compressors=[GZIP])
+    _check_zarr(tmp_path / "a", rows, filters=filters, serializer=codec("bytes", endian=endian), compressors=[GZIP])
 
 
 SHARDS: dict[str, Json] = {

@@ -268,24 +268,60 @@ def make_blosc(codec: str, itemsize: int) -> Blosc | None:
 def from_zarr_v3(codecs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Decoder | None:
     """The decoder of a Zarr v3 chain of codecs, in the order of ``zarr.json``; None if it has one that is not known here."""
     native = np.result_type(dtype)
-    stored, axes = native, tuple(range(len(shape)))
+    stored = values = native
+    axes = in_order = tuple(range(len(shape)))
+    filters: list[Any] = []
     steps: list[Step] = []
     has_bytes = False
     for codec in codecs:
         name, options = codec["name"], codec.get("configuration") or {}
-        if name == "transpose" and not has_bytes:
+        if name == "transpose" and not has_bytes and not filters:
             axes = tuple(axes[i] for i in options["order"])
         elif name == "bytes" and not has_bytes:
             has_bytes = True
             stored = native.newbyteorder(">" if options.get("endian") == "big" else "<")
-        elif not has_bytes or (step := _bytes_step(name, options)) is None:
+        elif not has_bytes:
+            found = _filter(name, options, values)
+            if found is None:
+                return None
+            filters.insert(0, found[0])
+            values = found[1]
+        elif (step := _bytes_step(name, options)) is None:
             return None
         else:
             steps.insert(0, step)
-    if not has_bytes:
+    # Filters of numcodecs take the bytes for values of this machine's byte order.
+    if not has_bytes or (filters and stored != native):
         return None
-    in_order = axes == tuple(range(len(shape)))
-    return Decoder(shape, stored, native, tuple(steps), axes=None if in_order else axes)
+    return Decoder(shape, stored, native, tuple(steps), tuple(filters), None if axes == in_order else axes)
+
+
+def _filter(name: str, options: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[Any, np.dtype[Any]] | None:
+    """A filter of numcodecs over values of this dtype, and the dtype that it makes of them; None if it is not known here.
+
+    zarr-python fills in what the options leave out, and reads what the filter wrote as the dtype that is given here.
+    """
+    filled: dict[str, Any]
+    match name:
+        case "numcodecs.delta" | "numcodecs.fixedscaleoffset":
+            filled = {"dtype": dtype.str, **options}
+            encoded = np.dtype(filled.get("astype") or dtype)
+        case "numcodecs.quantize":
+            filled, encoded = {"dtype": dtype.str, **options}, dtype
+            if np.dtype(filled.get("astype") or dtype) != dtype:
+                return None
+        case "numcodecs.astype":
+            filled = {"decode_dtype": dtype.str, **options}
+            encoded = np.dtype(filled["encode_dtype"])
+        case "numcodecs.bitround":
+            filled, encoded = dict(options), dtype
+        case "numcodecs.packbits":
+            filled, encoded = dict(options), np.dtype("u1")
+        case _:
+            return None
+    if np.dtype(filled.get("decode_dtype", filled.get("dtype", dtype))) != dtype:
+        return None
+    return get_codec({"id": name.removeprefix("numcodecs."), **filled}), encoded
 
 
 # Codecs from bytes to bytes. The rest of numcodecs make values of values, or Python objects.

@@ -31,9 +31,6 @@ from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
 # Tiles may lie in thousands of files; 32 threads shall stay within the 1024 files that a process may open.
 _MOST_OPEN_FILES = 8
 
-LIBRARY_COPIES = 4
-"""What zarr-python and h5py hold of a chunk while they decode it: encoded, decoded, and in the shape of the block."""
-
 Entries = list[tuple[int, int, int] | None]
 """Offset, length and skipped filters of some chunks in a file; None for one that was never written."""
 
@@ -311,18 +308,36 @@ class LibraryReader:
 
     def read(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> Iterator[Decoded]:
         """What is wanted of the chunks; see `ChunkReader`."""
-        layout = self._layout
-        for chunk, tile in itertools.product(range(first_chunk, stop_chunk), self._tiles):
-            row0, row1 = chunk * layout.chunk_rows, min((chunk + 1) * layout.chunk_rows, layout.n_rows)
-            i, j = wanted.touching(row0, row1)
-            if i >= j:
-                continue
-            lo, hi = max(row0, wanted.starts[i]), min(row1, wanted.starts[j - 1] + wanted.window)
+        for (first, stop), tile in itertools.product(self._touched(first_chunk, stop_chunk, wanted), self._tiles):
             try:
-                # A dataset of arrays has fewer axes than what is read of it.
-                rows = self._array[(slice(lo, hi), *layout.tiles.slices(tile)[: self._array.ndim - 1])]
-            except Exception as error:  # whatever a codec of somebody else raises
-                raise DamagedStoreError(
-                    f"{self._where(chunk, tile)}: {layout.describe_chunk(chunk)} cannot be read ({error}). {MEND}"
-                ) from error
-            yield Decoded(lo, np.asarray(rows), tile, i, j, None)
+                yield self._block(first, stop, tile, wanted)
+            except DamagedStoreError:
+                # Chunk by chunk, to say which it is.
+                yield from (self._block(chunk, chunk + 1, tile, wanted) for chunk in range(first, stop))
+
+    def _block(self, first: int, stop: int, tile: int, wanted: Wanted) -> Decoded:
+        """One tile of some chunks that windows touch, by one call."""
+        layout = self._layout
+        row0, row1 = first * layout.chunk_rows, min(stop * layout.chunk_rows, layout.n_rows)
+        i, j = wanted.touching(row0, row1)
+        lo, hi = max(row0, wanted.starts[i]), min(row1, wanted.starts[j - 1] + wanted.window)
+        try:
+            # A dataset of arrays has fewer axes than what is read of it.
+            rows = self._array[(slice(lo, hi), *layout.tiles.slices(tile)[: self._array.ndim - 1])]
+        except Exception as error:  # whatever a codec of somebody else raises
+            raise DamagedStoreError(
+                f"{self._where(first, tile)}: {layout.describe_chunk(first)} cannot be read ({error}). {MEND}"
+            ) from error
+        return Decoded(lo, np.asarray(rows), tile, i, j, None)
+
+    def _touched(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> list[tuple[int, int]]:
+        """Runs of chunks that windows touch."""
+        chunk_rows = self._layout.chunk_rows
+        runs: list[tuple[int, int]] = []
+        for chunk in range(first_chunk, stop_chunk):
+            i, j = wanted.touching(chunk * chunk_rows, (chunk + 1) * chunk_rows)
+            if i < j and runs and runs[-1][1] == chunk:
+                runs[-1] = runs[-1][0], chunk + 1
+            elif i < j:
+                runs.append((chunk, chunk + 1))
+        return runs

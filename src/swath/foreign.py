@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from swath.decoder import Decoder, from_zarr_v2, from_zarr_v3
-from swath.encoded import LIBRARY_COPIES, ChunkReader, EncodedReader, Entries, LibraryReader
+from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
 from swath.errors import FormatError, StoreChangedError
 from swath.layout import INDEX_ENTRY_BYTES, Layout
 from swath.rows import Access
@@ -29,6 +29,9 @@ from swath.shard import IndexCache, index_entries
 from swath.storage import LocalFile, LocalFolder, Scratch
 
 _METADATA = ("zarr.json", ".zarray")
+
+# Chunks that may share a call to zarr-python.
+_LIBRARY_CHUNKS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class ForeignZarr:
     folder: LocalFolder
     encoded: bytes
     """The metadata as they were."""
-    metadata: Any
-    """What zarr-python makes of them."""
+    array: Any
+    """What zarr-python makes of them: its `zarr.Array`."""
     layout: Layout
     window: int
     decoder: Decoder | None
@@ -81,8 +84,7 @@ class ForeignZarr:
         """What reads the chunks of one row of files."""
         if self.decoder is None:
             path = self.folder.path
-            array = _open_array(path)
-            yield LibraryReader(array, lambda chunk, tile: path / self.key(chunk, tile), self.layout, access.tiles)
+            yield LibraryReader(self.array, lambda chunk, tile: path / self.key(chunk, tile), self.layout, access.tiles)
             return
         decoder = self.decoder if access.verify else self.decoder.without_checks()
         with EncodedReader(
@@ -95,7 +97,7 @@ class ForeignZarr:
         index = self._index(chunk, tile)
         if self.sharding is not None:
             index = tuple(i // n for i, n in zip(index, self.sharding.grid))
-        return str(self.metadata.encode_chunk_key(index))
+        return str(self.array.metadata.encode_chunk_key(index))
 
     def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
         """Where this tile of some chunks lies in its file."""
@@ -177,16 +179,18 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         row_shape=array.shape[1:],
         dtype=native,
         chunk_rows=chunks[0],
-        shard_rows=shards[0],
+        # Where zarr-python reads, the files are its own matter: many small chunks are asked for at once.
+        shard_rows=shards[0] if decoder is not None else chunks[0] * _LIBRARY_CHUNKS,
         codec=codec,
         tile_shape=chunks[1:],
         crc_bytes=0,
         entry_bytes=INDEX_ENTRY_BYTES * side_by_side,
         is_plain=decoder is not None and decoder.is_identity,
-        decode_copies=LIBRARY_COPIES if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
+        decode_copies=0 if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
+        by_library=decoder is None,
     )
     fill_value = np.asarray(_fill_value(array), native)[()]
-    return ForeignZarr(LocalFolder(path), encoded, array.metadata, layout, window, decoder, sharding, fill_value)
+    return ForeignZarr(LocalFolder(path), encoded, array, layout, window, decoder, sharding, fill_value)
 
 
 def _open_array(path: Path) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from swath.decoder import HDF5_FILTERS, Decoder, from_hdf5
-from swath.encoded import LIBRARY_COPIES, ChunkReader, EncodedReader, Entries, LibraryReader
+from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
 from swath.errors import DamagedStoreError, SourceError, StoreChangedError
 from swath.layout import Layout
 from swath.raw import RawReader
@@ -168,7 +168,8 @@ def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
         decoder = from_hdf5(table.filters, table.chunk_shape, table.stored)
     if table is None or decoder is None:
         chunks = source.dataset.chunks or (_rows_of(_BLOCK_BYTES, source), *source.dataset.shape[1:])
-        layout = _layout(source, chunks[0], "read by h5py", LIBRARY_COPIES, (*chunks[1:], *source.dataset.dtype.shape))
+        tile_shape = (*chunks[1:], *source.dataset.dtype.shape)
+        layout = _layout(source, chunks[0], "read by h5py", 0, tile_shape, by_library=True)
         return InPlace(
             _facts(source),
             layout,
@@ -190,6 +191,7 @@ def _layout(
     tile_shape: tuple[int, ...] | None = None,
     *,
     is_plain: bool = False,
+    by_library: bool = False,
 ) -> Layout:
     """The layout of one file: all its chunks lie in it, and none has a checksum that swath knows."""
     chunks = -(-source.shape[0] // chunk_rows)
@@ -205,6 +207,7 @@ def _layout(
         entry_bytes=0,
         is_plain=is_plain,
         decode_copies=copies,
+        by_library=by_library,
     )
 
 

@@ -132,6 +132,8 @@ class Layout:
     """Whether chunks hold rows as they are, though not in one run: rows are read alone."""
     decode_copies: int = 1
     """Buffers of a chunk's size that decoding one takes."""
+    by_library: bool = False
+    """Whether the library of the format reads and decodes, with threads of its own: it is asked for many chunks at once."""
 
     @property
     def shape(self) -> tuple[int, ...]:
