@@ -2,7 +2,7 @@
 
 python benchmarks/small.py
 
-- 1,000,000 windows of 16 rows of 64 B, warm: time of the plan as a share of the gather that makes one, and the bytes that a
+- 1,000,000 windows of 16 rows of 64 and of 256 B, warm: time of the plan as a share of the gather that makes one, and the bytes that a
   plan holds, and takes while it is made, for each window.
 - 100,000 windows of one row of 8 B, warm: gathers in place, unchecked and checked, against ``memmap[starts]``, numpy's fancy
   indexing, of a memmap all of whose pages are mapped, which is its best case, and of one that is opened for the call.
@@ -32,28 +32,30 @@ import swath
 from swath.measure import random_starts
 from swath.windows import IntArray
 
+_ROW_BYTES = (64, 256)
 _MAPPED = "numpy, fancy indexing of a mapped memmap"
 
 
 @click.command()
 @click.option("--array-bytes", default=1_000_000_000, show_default=True, help="Size of each array.")
-@click.option("--windows", default=1_000_000, show_default=True, help="Windows of 16 rows of 64 B.")
+@click.option("--windows", default=1_000_000, show_default=True, help="Windows of 16 rows.")
 @click.option("--rows", default=100_000, show_default=True, help="Windows of one row of 8 B.")
 @rounds_option
 @folder_option
 @results_option
 def main(array_bytes: int, windows: int, rows: int, rounds: int, folder: Path, results: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="swath-bench-", dir=folder) as name:
-        planning = _planning(Path(name), array_bytes, windows, rounds)
+        planning = {n: _planning(Path(name), array_bytes // n, n, windows, rounds) for n in _ROW_BYTES}
         one_row = _one_row(Path(name), array_bytes, rows, rounds)
     table = Table(title="Many small windows, warm, medians")
     for column in ("what", "figure"):
         table.add_column(column)
-    gather_s, plan_s = median(planning["gather_s"]), median(planning["plan_s"])
-    table.add_row(f"{windows:,} windows of 16 rows of 64 B: gather", f"{gather_s * 1e3:.1f} ms")
-    table.add_row("their plan alone", f"{plan_s * 1e3:.1f} ms, {plan_s / gather_s:.1%} of the gather")
-    table.add_row("bytes that the plan holds", f"{planning['held_bytes'] / windows:.1f} a window")
-    table.add_row("most bytes while it is made", f"{planning['peak_bytes'] / windows:.1f} a window")
+    for row_bytes, plans in planning.items():
+        gather_s, plan_s = median(plans["gather_s"]), median(plans["plan_s"])
+        table.add_row(f"{windows:,} windows of 16 rows of {row_bytes} B: gather", f"{gather_s * 1e3:.1f} ms")
+        table.add_row("their plan alone", f"{plan_s * 1e3:.1f} ms, {plan_s / gather_s:.1%} of the gather")
+        table.add_row("bytes that the plan holds", f"{plans['held_bytes'] / windows:.1f} a window")
+        table.add_row("most bytes while it is made", f"{plans['peak_bytes'] / windows:.1f} a window")
     for way, seconds in one_row.items():
         times = median(seconds) / median(one_row[_MAPPED])
         table.add_row(
@@ -64,9 +66,9 @@ def main(array_bytes: int, windows: int, rows: int, rounds: int, folder: Path, r
     save(results, "small", {"machine": describe_machine(), **record})
 
 
-def _planning(folder: Path, array_bytes: int, windows: int, rounds: int) -> dict[str, Any]:
-    source = write_contiguous(folder / "rows.h5", array_bytes // 64, normal_rows(8))
-    a = swath.ingest(source, folder / "rows.zarr", window=16, codec="raw", progress=False)
+def _planning(folder: Path, n_rows: int, row_bytes: int, windows: int, rounds: int) -> dict[str, Any]:
+    source = write_contiguous(folder / f"rows-{row_bytes}.h5", n_rows, normal_rows(row_bytes // 8))
+    a = swath.ingest(source, folder / f"rows-{row_bytes}.zarr", window=16, codec="raw", progress=False)
     load(a.url)
     a.gather(random_starts(len(a), windows, 16, seed=0))
     plan_s, gather_s = [], []

@@ -199,8 +199,10 @@ def test_block_reads_are_the_loop(tmp_path: Path) -> None:
 
 def test_many_small_windows(tmp_path: Path) -> None:
     record = _script(tmp_path, "small", "--array-bytes=200000", "--windows=1000", "--rows=500", "--rounds=2")
-    assert {name: len(record["planning"][name]) for name in ("plan_s", "gather_s")} == {"plan_s": 2, "gather_s": 2}
-    assert record["planning"]["peak_bytes"] >= record["planning"]["held_bytes"] > 0
+    assert set(record["planning"]) == {"64", "256"}
+    for plans in record["planning"].values():
+        assert len(plans["plan_s"]) == len(plans["gather_s"]) == 2
+        assert plans["peak_bytes"] >= plans["held_bytes"] > 0
     assert {len(times) for times in record["one_row"].values()} == {2}
     assert len(record["one_row"]) == 5
 
