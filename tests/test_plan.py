@@ -58,7 +58,7 @@ def test_the_figures_of_a_plan() -> None:
     assert plan.bytes_wanted == 3 * 16 * 2000
     assert plan.chunks == 4  # one each for 0 and 48, two for 500
     assert plan.requests == 3 + 2  # reads, and the indexes of two shards
-    assert plan.bytes_read == 4 * (16 * 2000 + 4) + 2 * (10 * 16 + 4)
+    assert plan.bytes_read == 4 * (16 * 2000 + 4) + 2 * (10 * 16 + 4 + 20)
     assert plan.amplification == plan.bytes_read / plan.bytes_wanted
     assert plan.peak_bytes == plan.cost.total >= plan.bytes_wanted
     text = str(plan)

@@ -29,6 +29,7 @@ from swath.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
+from swath.layout import STAMP_BYTES
 from swath.shard import IndexCache
 from swath.storage import LocalFile, LocalFolder
 
@@ -59,6 +60,7 @@ def _flip(path: Path, bit: int) -> None:
 
 
 INDEX_BYTES = 10 * 16 + 4
+HEAD_BYTES = INDEX_BYTES + STAMP_BYTES
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_flipped_bit_is_never_believed(
 
 def test_a_flipped_bit_anywhere_in_a_chunk_is_an_error(url: Path, rng: np.random.Generator) -> None:
     shard = url / "c.1.0"
-    for byte in rng.integers(INDEX_BYTES, shard.stat().st_size, 50).tolist():
+    for byte in rng.integers(HEAD_BYTES, shard.stat().st_size, 50).tolist():
         _flip(shard, 8 * byte)
         with pytest.raises(DamagedStoreError, match=r"c\.1\.0: chunk 1\d \(rows \d+ to \d+\) has a wrong checksum"):
             _all(url)
@@ -114,8 +116,12 @@ def _zero(shard: Path) -> None:
     shard.write_bytes(bytes(shard.stat().st_size))
 
 
-def _zero_data(shard: Path) -> None:
+def _zero_stamp(shard: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:INDEX_BYTES].ljust(shard.stat().st_size, b"\0"))
+
+
+def _zero_data(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:HEAD_BYTES].ljust(shard.stat().st_size, b"\0"))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,8 @@ def _zero_data(shard: Path) -> None:
         pytest.param(_empty, r"c\.1\.0 ends at byte 0, inside its index", id="empty"),
         pytest.param(_cut, r"c\.1\.0: chunk 19 \(rows 76 to 79\) ends early", id="cut"),
         pytest.param(_zero, r"c\.1\.0 has a wrong checksum in its index", id="zeros"),
-        pytest.param(_zero_data, r"c\.1\.0: chunk 10 \(rows 40 to 43\) has a wrong checksum", id="zeros-after-index"),
+        pytest.param(_zero_stamp, r"c\.1\.0 has no sound stamp", id="zeros-after-index"),
+        pytest.param(_zero_data, r"c\.1\.0: chunk 10 \(rows 40 to 43\) has a wrong checksum", id="zeros-after-stamp"),
     ],
 )
 def test_a_damaged_shard_is_named(url: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -136,30 +143,48 @@ def test_a_damaged_shard_is_named(url: Path, damage: Callable[[Path], None], mes
     assert_same(a.gather([0, 32, 80], window=8), np.stack([ROWS[s : s + 8] for s in (0, 32, 80)]))  # others are sound
 
 
-def test_a_shard_written_by_zarr_python_is_not_mistaken(url: Path) -> None:
+@pytest.mark.parametrize("value", [5, 0], ids=["written", "left-out"])
+def test_a_shard_written_by_zarr_python_is_not_mistaken(url: Path, value: int) -> None:
     array = zarr.open_array(url)
-    array[44:48] = 5  # zarr-python writes the whole shard anew, its chunks in an order of its own
-    try:
-        assert_same(_all(url), np.concatenate([ROWS[:44], np.full((4, 6), 5), ROWS[48:]]))
-    except DamagedStoreError as error:
-        assert "written by another program" in str(error)  # noqa: PT017
-
-
-def test_a_chunk_that_zarr_python_left_out_is_missing(url: Path) -> None:
-    array = zarr.open_array(url)
-    array[44:48] = 0  # its fill value, which zarr-python does not write
-    with pytest.raises(DamagedStoreError, match=r"chunk 11 \(rows 44 to 47\) (is missing|does not lie)"):
+    array[44:48] = value  # zarr-python writes the whole shard anew, and leaves out chunks of the fill value
+    with pytest.raises(DamagedStoreError, match=r"c\.1\.0 has no sound stamp: .* written by another program"):
         _all(url)
 
 
-def test_a_shard_in_the_place_of_another_of_the_same_size_goes_unnoticed(tmp_path: Path) -> None:
-    # A known limit of the format, which is plain Zarr: no checksum covers a shard's number.
-    rows = np.arange(80).reshape(80, 1)
-    swath.ingest(rows, tmp_path / "a", chunk_rows=4, shard_rows=40)
-    (tmp_path / "a" / "c.0.0").rename(tmp_path / "other")
-    (tmp_path / "a" / "c.1.0").rename(tmp_path / "a" / "c.0.0")
-    (tmp_path / "other").rename(tmp_path / "a" / "c.1.0")
-    assert swath.open(tmp_path / "a").gather([0], window=80)[0, 0, 0] == 40
+def _swap(a: Path, b: Path) -> None:
+    a.rename(a.with_name("other"))
+    b.rename(a)
+    a.with_name("other").rename(b)
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_shards_that_traded_places_are_found(url: Path, opened_before: bool) -> None:
+    a = swath.open(url)
+    if opened_before:  # their indexes are known then, by what they are, and not by what they are called
+        a.gather([0, 40])
+    _swap(url / "c.0.0", url / "c.1.0")
+    with pytest.raises(
+        DamagedStoreError, match=r"c\.0\.0 is shard 1 of this store, and stands in the place of shard 0"
+    ):
+        (a if opened_before else swath.open(url)).gather([0], window=8)
+
+
+def test_a_shard_of_another_store_is_found(url: Path, tmp_path: Path) -> None:
+    codec: Any = swath.open(url).codec
+    swath.ingest(-ROWS, tmp_path / "b", window=8, chunk_rows=4, shard_rows=40, codec=codec)
+    shutil.copy(tmp_path / "b" / "c.1.0", url / "c.1.0")
+    with pytest.raises(DamagedStoreError, match=r"c\.1\.0 is a shard of another store"):
+        _all(url)
+
+
+def test_a_last_shard_from_before_an_append_is_found(url: Path, tmp_path: Path) -> None:
+    """The chunk that the appended rows are in was there before, padded with zeros, and its checksum is sound."""
+    shutil.copy(url / "c.2.0", tmp_path / "before")
+    a = swath.open(url).append(np.ones((1, 6), int))
+    assert a.gather([95], window=1).tolist() == [[[1] * 6]]
+    shutil.copy(tmp_path / "before", url / "c.2.0")
+    with pytest.raises(DamagedStoreError, match=r"c\.2\.0 has 15 rows, and must have 16: it is as it was before"):
+        swath.open(url).gather([95], window=1)
 
 
 def test_a_store_that_zarr_resized_is_refused(url: Path) -> None:
@@ -318,7 +343,7 @@ def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
         assert first.stdin is not None
         assert first.stdout is not None
         assert first.stdout.readline() == "writing\n"
-        with pytest.raises(StoreBusyError, match=rf"Process {first.pid} is ingesting into {url}"):
+        with pytest.raises(StoreBusyError, match=rf"Process {first.pid} on .* is writing {url}"):
             swath.ingest(ROWS, url)
         first.stdin.write("\n")
         first.stdin.close()
@@ -346,7 +371,7 @@ def test_the_lock_holds_until_the_store_has_its_name(tmp_path: Path, monkeypatch
 
 def test_threads_share_a_full_cache_of_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = IndexCache(100, most_bytes=300)
-    monkeypatch.setattr(IndexCache, "_read", lambda self, file: None)  # the race is in the cache alone
+    monkeypatch.setattr(IndexCache, "_read", lambda self, file, stamp: None)  # the race is in the cache alone
     files = [LocalFile(Path(str(k)), -1, 0, (k, 0, 0)) for k in range(11)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -392,7 +417,7 @@ def test_a_dtype_that_numpy_cannot_describe_is_refused(tmp_path: Path) -> None:
 def test_the_metadata_say_what_the_store_is(url: Path) -> None:
     own = json.loads((url / "zarr.json").read_bytes())["attributes"]["swath"]
     assert (own["format"], own["dtype"], own["window"], own["segments"]) == (1, "<i8", 8, [95])
-    assert own["source"]["kind"] == "numpy"
+    assert [source["kind"] for source in own["sources"]] == ["numpy"]
     a = swath.open(url)
     assert (a.shape, a.window, a.chunk_rows, a.shard_rows, a.codec) == ((95, 6), 8, 4, 40, own["codec"])
     assert a.segments.tolist() == [[0, 95]]

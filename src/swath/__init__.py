@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 from swath import errors
 from swath.array import RowArray, ingest, open
 from swath.errors import SwathError
+from swath.group import RowGroup, ingest_group, open_group
 from swath.plan import Plan
 
 if TYPE_CHECKING:
     from swath.lazy import compute
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "RowArray", "SwathError", "compute", "errors", "ingest", "open"]
+__all__ = [
+    "Plan",
+    "RowArray",
+    "RowGroup",
+    "SwathError",
+    "compute",
+    "errors",
+    "ingest",
+    "ingest_group",
+    "open",
+    "open_group",
+]
 
 
 def __getattr__(name: str) -> Any:

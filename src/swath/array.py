@@ -11,21 +11,27 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from swath import gather as _gather
+from swath.errors import OptionError
 from swath.gather import Direct, Verify
 from swath.layout import CodecName
-from swath.memory import resolve_limit
+from swath.memory import Room, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
 
 if TYPE_CHECKING:
     import dask.array
 
+    from swath.check import Damage, Verification
+    from swath.sources import Source
+    from swath.store import Store
 
-@dataclass(frozen=True, slots=True, repr=False)
+
+@dataclass(slots=True, repr=False, eq=False)
 class RowArray:
     """An array of rows on disk, from which windows of rows are gathered.
 
-    It is the store as it was when it was opened. It holds no open file: pickle it, fork with it, share it between threads.
+    It is the store as it was when it was opened, until `append` or `refresh` moves it on. It holds no open file: pickle it,
+    fork with it, share it between threads.
     """
 
     _rows: Rows
@@ -216,6 +222,173 @@ class RowArray:
 
         return lazy.windows(self._rows, starts, window=window, columns=columns, block=block, memory_limit=memory_limit)
 
+    def append(
+        self,
+        source: Any,
+        *,
+        dtype: DTypeLike | None = None,
+        row_shape: Sequence[int] | None = None,
+        memory_limit: int | str | None = None,
+        progress: bool | None = None,
+        timeout: float = 60.0,
+    ) -> RowArray:
+        """Write more rows behind the last, each recording a segment, and move this handle on to them.
+
+        They become visible at one instant, and only when all are on the disk; a call that is killed leaves the store as it
+        was, or longer by all of them, and called again it carries on. Other handles stay as they are until `refresh`. Two
+        processes take turns.
+
+        Parameters
+        ----------
+        source, dtype, row_shape
+            As in `swath.ingest`; its rows have the shape and dtype of this array.
+        memory_limit, progress
+            As in `swath.ingest`.
+        timeout
+            Seconds to wait for another process that writes this store.
+
+        Returns
+        -------
+        RowArray
+            This one.
+
+        Raises
+        ------
+        SourceError, SourceNotFoundError
+            The source is no array of such rows, or not there.
+        OptionError
+            This is not a store of its own: a file, a Zarr array of another program, or an array of a group.
+        StoreBusyError
+            Another process still writes after ``timeout``.
+        MemoryLimitError, DiskFullError
+            No room; the store is as it was.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> a = swath.ingest(np.zeros((100, 5)), tmp / "append.zarr")
+        >>> a.append(np.ones((20, 5))).shape
+        (120, 5)
+        >>> a.segments
+        array([[  0, 100],
+               [100, 120]])
+        """
+        from swath import ingestion
+
+        store = self._own_store("append to")
+        options = ingestion.Options(dtype=dtype, row_shape=row_shape, memory_limit=memory_limit, progress=progress)
+        ingestion.append(source, store.folder.path, options, timeout)
+        return self.refresh()
+
+    def refresh(self) -> RowArray:
+        """Move this handle on to what the store is now, and return it.
+
+        Raises
+        ------
+        StoreError
+            What is there now cannot be opened.
+        """
+        self._rows = self._rows.reopened()
+        return self
+
+    def verify(
+        self,
+        source: Any = None,
+        *,
+        memory_limit: int | str | None = None,
+        progress: bool | None = None,
+    ) -> Verification:
+        """Compare every chunk with its checksum, and with ``source``, if it is given, row by row.
+
+        Parameters
+        ----------
+        source
+            All that was ingested and appended, a list if it was several.
+        memory_limit, progress
+            As in `swath.ingest`.
+
+        Returns
+        -------
+        Verification
+            True if all is sound; else ``damages`` says which file, which rows, and what.
+
+        Raises
+        ------
+        SourceError
+            The source has another shape or dtype.
+        OptionError
+            This is not a store: nothing else has the checksums.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> a = swath.ingest(np.zeros((100, 5)), tmp / "verify.zarr")
+        >>> bool(a.verify()), a.verify(np.ones((100, 5))).damages[0].rows
+        (True, (0, 1))
+        """
+        from swath import check
+
+        store = self._own_store("verify", member=True)
+        limit = resolve_limit(memory_limit)
+        return check.verify(store, None if source is None else self._open_source(source, limit), limit, progress)
+
+    def repair(
+        self,
+        source: Any,
+        *,
+        memory_limit: int | str | None = None,
+        progress: bool | None = None,
+        timeout: float = 60.0,
+    ) -> tuple[Damage, ...]:
+        """Write what `verify` finds damaged again, from the source; return what was mended.
+
+        Parameters
+        ----------
+        source
+            All that was ingested and appended, a list if it was several.
+        memory_limit, progress
+            As in `swath.ingest`.
+        timeout
+            Seconds to wait for another process that writes this store.
+
+        Raises
+        ------
+        SourceError
+            It is not what the store was made of: it differs from rows that are sound.
+        OptionError
+            This is not a store.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> a = swath.ingest(np.zeros((100, 5)), tmp / "repair.zarr")
+        >>> (tmp / "repair.zarr" / "c.0.0").unlink()
+        >>> [damage.rows for damage in a.repair(np.zeros((100, 5)))], bool(a.verify())
+        ([(0, 100)], True)
+        """
+        from swath.repair import repair
+
+        store = self._own_store("repair", member=True)
+        limit = resolve_limit(memory_limit)
+        return repair(store, self._open_source(source, limit), limit, progress, timeout)
+
+    def _own_store(self, what: str, *, member: bool = False) -> Store:
+        from swath.store import Store
+
+        if not isinstance(self._rows, Store):
+            raise OptionError(f"{self.url} was not written by swath, which cannot {what} it. Ingest it first.")
+        if self._rows.member and not member:
+            raise OptionError(
+                f"{self.url} is an array of a group, whose arrays have as many rows each. Append to the group."
+            )
+        return self._rows
+
+    def _open_source(self, source: Any, limit: Room) -> Source:
+        from swath.sources import open_source
+
+        layout = self._rows.layout
+        return open_source(source, dtype=layout.dtype, row_shape=layout.row_shape, cache_bytes=limit.n_bytes // 2)
+
 
 def open(
     url: str | os.PathLike[str],
@@ -284,7 +457,8 @@ def ingest(
     ----------
     source
         A numpy or dask array, an h5py dataset, the path of a ``.npy`` file or of a raw binary file,
-        ``"file.h5::dataset"``, or a list of these, which is joined along axis 0, each a segment.
+        ``"file.h5::dataset"``, or a list of these, which is joined along axis 0, each a segment. Or an iterator of blocks of
+        rows, whose number need not be known; it can't be read again, so an interrupted call begins anew.
     url
         The folder that shall be the store.
     window
@@ -332,9 +506,7 @@ def ingest(
     """
     from swath import ingestion
 
-    ingestion.ingest(
-        source,
-        url,
+    options = ingestion.Options(
         window=window,
         chunk_rows=chunk_rows,
         shard_rows=shard_rows,
@@ -346,4 +518,5 @@ def ingest(
         resume=resume,
         overwrite=overwrite,
     )
+    ingestion.ingest(source, url, options)
     return open(url)

@@ -123,6 +123,10 @@ class ForeignZarr:
         except FileNotFoundError:
             return True
 
+    def reopened(self) -> ForeignZarr:
+        """The array as it is now."""
+        return open_zarr(self.folder.path, self.window)
+
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the metadata have changed.
 
@@ -185,6 +189,7 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         tile_shape=chunks[1:],
         crc_bytes=0,
         entry_bytes=INDEX_ENTRY_BYTES * side_by_side,
+        stamp_bytes=0,
         is_plain=decoder is not None and decoder.is_identity,
         decode_copies=0 if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
         by_library=decoder is None,

@@ -27,7 +27,7 @@ from swath.layout import Layout
 from swath.raw import RawReader
 from swath.rows import Access
 from swath.shard import MEND
-from swath.sources import Source, facts_now, file_facts
+from swath.sources import Source, facts_now, file_facts, open_source
 from swath.sources.files import FlatSource
 from swath.sources.hdf5 import ChunkedSource, opened
 from swath.sources.memory import ArraySource
@@ -99,6 +99,16 @@ class InPlace:
             return True
         with LocalFolder(self.path.parent).open(self.path.name) as file:
             return file.is_cached(offset)
+
+    def reopened(self) -> InPlace:
+        """The file as it is now."""
+        raw = self.facts["kind"] == "raw"
+        source = open_source(
+            self.url,
+            dtype=np.dtype(self.facts["dtype"]) if raw else None,
+            row_shape=self.layout.row_shape if raw else None,
+        )
+        return open_in_place(source, self.window)
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the file has changed.
@@ -205,6 +215,7 @@ def _layout(
         tile_shape=tile_shape,
         crc_bytes=0,
         entry_bytes=0,
+        stamp_bytes=0,
         is_plain=is_plain,
         decode_copies=copies,
         by_library=by_library,

@@ -1,40 +1,50 @@
-"""How does a source become a store?
+"""How does a source become a store, or the end of one?
 
 1. Open the source, choose the layout, and refuse what cannot be stored or has no room.
-2. Each worker takes the next shard, reads its rows into a buffer of its own, and writes checksums and bytes in one go.
-   A source that is best read in order is read under a lock, one shard after another; encoding and writing overlap.
-3. Commit (`swath.store.building`).
+2. Write its shards (`swath.writing`), or those of an iterator of blocks (`swath.streaming`).
+3. Commit (`swath.commit`).
 
-Memory is the workers' buffers and what the source holds, whatever the size of the array. A shard that is
-written stays: an interrupted ingest, run again, carries on with the shards that are missing.
+A group is several arrays of as many rows each, written and committed together. A shard that is written stays: what was
+interrupted, run again, carries on with the shards that are missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
-import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from swath.errors import DiskFullError, MemoryLimitError, OptionError, SourceError
-from swath.layout import CRC_BYTES, CodecName, Layout, Location, choose_codec, choose_layout
-from swath.memory import Room, format_bytes, machine_bytes, resolve_limit
+from swath.commit import appending, building, check_vacant, local_path, locked, pending_bytes, settle
+from swath.errors import FormatError, OptionError, SourceError
+from swath.gather import gather_now
+from swath.layout import CodecName, Location, choose_codec, choose_layout
+from swath.memory import Room, machine_bytes, resolve_limit
+from swath.metadata import (
+    METADATA,
+    Facts,
+    check_name,
+    decode_group,
+    decode_metadata,
+    encode_group,
+    encode_metadata,
+    is_group,
+)
 from swath.sample import sample_codecs
-from swath.shard import encode_shard
 from swath.sources import Source, open_source, parse_dtype
-from swath.storage import LocalFolder
-from swath.store import Facts, building, check_vacant, local_path, pending_facts, shard_key
+from swath.sources.concatenated import ConcatenatedSource
+from swath.sources.memory import ArraySource
+from swath.store import Store, open_members, open_store
+from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
-
-# Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
-_WAITING_WORKERS = 2
+from swath.writing import Part, check_memory, write_parts
 
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
 _CACHE_IN_LIMIT = 0.5
@@ -50,55 +60,248 @@ _FITS = 0.5
 _SHARDS_IN_LIMIT = 8
 
 
-def ingest(
-    source: Any,
-    url: str | os.PathLike[str],
-    *,
-    window: int,
-    chunk_rows: int | Literal["auto"],
-    shard_rows: int | Literal["auto"],
-    codec: CodecName | Literal["auto"],
-    dtype: DTypeLike | None,
-    row_shape: Sequence[int] | None,
-    memory_limit: int | str | None,
-    progress: bool | None,
-    resume: bool,
-    overwrite: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How arrays are stored and read."""
+
+    window: int = 16
+    chunk_rows: int | Literal["auto"] = "auto"
+    shard_rows: int | Literal["auto"] = "auto"
+    codec: CodecName | Literal["auto"] = "auto"
+    dtype: DTypeLike | None = None
+    row_shape: Sequence[int] | None = None
+    memory_limit: int | str | None = None
+    progress: bool | None = None
+    resume: bool = True
+    overwrite: bool = False
+
+
+def ingest(source: Any, url: str | os.PathLike[str], options: Options) -> None:
     """Write ``source`` as a store at ``url``; parameters and errors as `swath.ingest` describes them."""
     path = local_path(url)
-    check_vacant(path, overwrite=overwrite)
-    limit = resolve_limit(memory_limit)
-    window = check_usual_window(window)
-    stored = None if dtype is None else parse_dtype(dtype)
-    cache_bytes = int(limit.n_bytes * _CACHE_IN_LIMIT)
-    rows = open_source(source, dtype=stored, row_shape=row_shape, cache_bytes=cache_bytes)
-    if stored is not None and np.result_type(stored.base) != rows.dtype:
-        raise SourceError(
-            f"The source has dtype {rows.dtype}, not {stored}. Leave dtype out, or convert the source first."
-        )
-    described = rows.describe()
-    chosen, reason = _choose_codec(codec, rows, window, pending_facts(path) if resume else None, described)
-    layout = choose_layout(
-        rows.shape,
-        rows.dtype,
-        window=window,
-        chunk_rows=chunk_rows,
-        shard_rows=shard_rows,
-        codec=chosen,
-        most_shard_bytes=max(1, (limit.n_bytes - rows.read_bytes) // _SHARDS_IN_LIMIT),
-    )
-    workers = _workers(layout, rows, limit)
-    facts = Facts(layout, window, rows.segments, described, reason)
-    with building(path, facts, overwrite=overwrite, resume=resume) as folder:
-        missing = [shard for shard in range(layout.n_shards) if not folder.has(shard_key(layout, shard))]
-        _check_disk(folder, layout, missing)
-        with _progress(layout, missing, progress) as advance:
-            _write_shards(folder, layout, rows, missing, workers, advance)
-        if rows.describe() != facts.source:
+    check_vacant(path, overwrite=options.overwrite)
+    _check_alone(path)
+    limit = resolve_limit(options.memory_limit)
+    opened = _open(source, options, limit)
+    if isinstance(opened, Blocks):
+        _ingest_blocks(opened, path, options, limit)
+    else:
+        _ingest_sources({"": opened}, path, options, limit)
+
+
+def ingest_group(sources: Mapping[str, Any], url: str | os.PathLike[str], options: Options) -> None:
+    """Write ``sources`` as a group at ``url``; parameters and errors as `swath.ingest_group` describes them."""
+    path = local_path(url)
+    check_vacant(path, overwrite=options.overwrite)
+    limit = resolve_limit(options.memory_limit)
+    _ingest_sources(_open_aligned(sources, options, limit), path, options, limit)
+
+
+def append(source: Any, url: str | os.PathLike[str], options: Options, timeout: float) -> None:
+    """Append ``source`` to the store at ``url``; parameters and errors as `RowArray.append` describes them."""
+    path = local_path(url)
+    limit = resolve_limit(options.memory_limit)
+    opened = _open(source, options, limit)
+    _check_alone(path)
+    with locked(path, timeout=timeout):
+        settled = settle(path)
+        store = open_store(path)
+        if settled and store.facts.sources[-1] == opened.describe():
+            return  # the call that was killed was this one
+        _check_alike(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
+        if isinstance(opened, Blocks):
+            _append_blocks(opened, path, store, limit)
+        else:
+            _append_sources({"": opened}, path, {"": store}, options, limit)
+
+
+def append_group(sources: Mapping[str, Any], url: str | os.PathLike[str], options: Options, timeout: float) -> None:
+    """Append ``sources`` to the group at ``url``; parameters and errors as `RowGroup.append` describes them."""
+    path = local_path(url)
+    limit = resolve_limit(options.memory_limit)
+    opened = _open_aligned(sources, options, limit)
+    with locked(path, timeout=timeout):
+        settled = settle(path)
+        stores = open_members(path)
+        if opened.keys() != stores.keys():
             raise SourceError(
-                f"The source changed while it was read ({_label(facts)}). Run the ingest again, once nothing writes to it."
+                f"The sources are {sorted(opened)}, but the arrays of the group are {sorted(stores)}. Give one for each."
             )
+        if settled and all(stores[name].facts.sources[-1] == opened[name].describe() for name in stores):
+            return
+        for name, store in stores.items():
+            _check_alike(opened[name].shape, opened[name].dtype, store)
+        _append_sources({name: opened[name] for name in stores}, path, stores, options, limit)
+
+
+def _ingest_sources(sources: Mapping[str, Source], path: Path, options: Options, limit: Room) -> None:
+    pending = _pending_facts(path) if options.resume else {}
+    parts = [
+        Part(name, _new_facts(source, options, limit, pending.get(name)), source, 0) for name, source in sources.items()
+    ]
+    check_memory(parts, limit)
+    with building(path, _files(parts), overwrite=options.overwrite, resume=options.resume) as build:
+        write_parts(build.folder, parts, limit, options.progress)
+        _check_unchanged(sources, parts)
+
+
+def _append_sources(
+    sources: Mapping[str, Source], path: Path, stores: Mapping[str, Store], options: Options, limit: Room
+) -> None:
+    parts = []
+    for name, source in sources.items():
+        tail, first_row = _tail(stores[name], limit)
+        limit = replace(limit, n_bytes=limit.n_bytes - tail.nbytes)
+        facts = _longer(stores[name].facts, source)
+        joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
+        parts.append(Part(name, facts, joined, first_row))
+    check_memory(parts, limit)
+    with appending(path, _files(parts)) as build:
+        write_parts(build.folder, parts, limit, options.progress)
+        _check_unchanged(sources, parts)
+
+
+def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) -> None:
+    """Write as it comes: nobody can read the blocks again, so that a run that was interrupted begins anew."""
+    first = ArraySource(blocks.first, blocks.dtype)
+    facts = _new_facts(first, options, limit, None)
+    facts = replace(facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),))
+    with building(path, {}, overwrite=options.overwrite, resume=False) as build:
+        facts = write_blocks(build.folder, facts, 0, blocks)
+        build.files = {METADATA: encode_metadata(facts)}
+
+
+def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room) -> None:
+    tail, first_row = _tail(store, limit)
+    facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
+    with appending(path, {}) as build:
+        facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
+        build.files = {METADATA: encode_metadata(facts)}
+
+
+def _open(source: Any, options: Options, limit: Room) -> Source | Blocks:
+    if isinstance(source, Iterator):
+        return Blocks.of(source)
+    stored = None if options.dtype is None else parse_dtype(options.dtype)
+    cache_bytes = int(limit.n_bytes * _CACHE_IN_LIMIT)
+    opened = open_source(source, dtype=stored, row_shape=options.row_shape, cache_bytes=cache_bytes)
+    if stored is not None and np.result_type(stored.base) != opened.dtype:
+        raise SourceError(
+            f"The source has dtype {opened.dtype}, not {stored}. Leave dtype out, or convert the source first."
+        )
+    return opened
+
+
+def _open_aligned(sources: Mapping[str, Any], options: Options, limit: Room) -> dict[str, Source]:
+    """Sources with as many rows each.
+
+    Raises
+    ------
+    OptionError, SourceError
+    """
+    if not isinstance(sources, Mapping) or not sources:
+        raise OptionError(f"The sources of a group are {sources!r:.100}. Give a mapping of names to sources.")
+    opened: dict[str, Source] = {}
+    for name, source in sources.items():
+        check_name(name)
+        each = _open(source, options, limit)
+        if isinstance(each, Blocks):
+            raise SourceError(
+                f"The source of {name!r} is an iterator, whose length is not known before it ends. Ingest it by itself first."
+            )
+        opened[name] = each
+    lengths = {name: source.shape[0] for name, source in opened.items()}
+    if len(set(lengths.values())) > 1:
+        raise SourceError(f"The arrays of a group have {lengths} rows. Give sources of as many rows each.")
+    return opened
+
+
+def _check_alike(shape: tuple[int, ...], dtype: np.dtype[Any], store: Store) -> None:
+    layout = store.layout
+    if shape[1:] != layout.row_shape or dtype != layout.dtype:
+        raise SourceError(
+            f"The source has rows of shape {shape[1:]} and dtype {dtype}, but those of {store.url} have "
+            f"{layout.row_shape} and {layout.dtype}. Give rows that are alike."
+        )
+
+
+def _check_alone(path: Path) -> None:
+    """Refuse to write one array of a group without the others.
+
+    Raises
+    ------
+    OptionError
+    """
+    with contextlib.suppress(OSError, FormatError):
+        encoded = (path.parent / METADATA).read_bytes()
+        if is_group(encoded) and path.name in decode_group(encoded, path.parent):
+            raise OptionError(
+                f"{path} is an array of the group {path.parent}, whose arrays have as many rows each. Write to the group."
+            )
+
+
+def _check_unchanged(sources: Mapping[str, Source], parts: Sequence[Part]) -> None:
+    for part in parts:
+        described = part.facts.sources[-1]
+        if sources[part.name].describe() != described:
+            name = described.get("path", described["kind"])
+            raise SourceError(
+                f"The source changed while it was read ({name}). Run the call again, once nothing writes to it."
+            )
+
+
+def _files(parts: Sequence[Part]) -> dict[str, bytes]:
+    """The metadata of a store by itself, or of a group and its arrays."""
+    members = {part.name: encode_metadata(part.facts) for part in parts}
+    if "" in members:
+        return {METADATA: members[""]}
+    return {METADATA: encode_group(members)} | {f"{name}/{METADATA}": encoded for name, encoded in members.items()}
+
+
+def _pending_facts(path: Path) -> dict[str, Facts]:
+    """What an interrupted ingest into ``path`` was to make, by name."""
+    encoded = pending_bytes(path)
+    with contextlib.suppress(FormatError):
+        members = decode_group(encoded, path) if is_group(encoded) else {"": encoded}
+        return {name: decode_metadata(each, path) for name, each in members.items()}
+    return {}
+
+
+def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | None) -> Facts:
+    """What a store of a source will be."""
+    window = check_usual_window(options.window)
+    described = source.describe()
+    codec, reason = _choose_codec(options.codec, source, window, pending, described)
+    layout = choose_layout(
+        source.shape,
+        source.dtype,
+        window=window,
+        chunk_rows=options.chunk_rows,
+        shard_rows=options.shard_rows,
+        codec=codec,
+        most_shard_bytes=max(1, (limit.n_bytes - source.read_bytes) // _SHARDS_IN_LIMIT),
+    )
+    return Facts(layout, window, source.segments, (described,), reason)
+
+
+def _longer(facts: Facts, source: Source) -> Facts:
+    """What a store is with a source behind it."""
+    return replace(
+        facts,
+        layout=replace(facts.layout, n_rows=facts.layout.n_rows + source.shape[0]),
+        segments=(*facts.segments, *source.segments),
+        sources=(*facts.sources, source.describe()),
+    )
+
+
+def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int]:
+    """The rows of the last shard, if it is not full, and the first row of the shard that comes next."""
+    layout = store.layout
+    first = layout.n_rows - layout.n_rows % layout.shard_rows
+    n_rows = layout.n_rows - first
+    if not n_rows:
+        return np.empty((0, *layout.row_shape), layout.dtype), first
+    return gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0], first
 
 
 def _choose_codec(
@@ -114,7 +317,7 @@ def _choose_codec(
         raise OptionError(f"codec is {codec!r}. Choose one of 'auto', {', '.join(map(repr, get_args(CodecName)))}.")
     if codec != "auto":
         return codec, f"{codec}: as asked"
-    if pending is not None and (pending.source, pending.window) == (described, window):
+    if pending is not None and (pending.sources[0], pending.window) == (described, window):
         kept: Any = pending.layout.codec
         return kept, pending.reason
     row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
@@ -122,103 +325,3 @@ def _choose_codec(
     if source.shape[0] * row_bytes <= _FITS * location.cache_bytes:
         return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window), location)
-
-
-def _write_shards(
-    folder: LocalFolder, layout: Layout, source: Source, shards: list[int], workers: int, advance: Any
-) -> None:
-    shared = iter(shards)
-    reading: contextlib.AbstractContextManager[Any] = threading.Lock() if source.in_order else contextlib.nullcontext()
-    # dask makes a pool for each thread that computes, and each of its threads keeps some memory: one thread reads.
-    reader = ThreadPoolExecutor(1, thread_name_prefix="swath-read")
-
-    def read(start: int, out: NDArray[Any]) -> None:
-        if source.in_order:
-            reader.submit(source.read_into, start, out).result()
-        else:
-            source.read_into(start, out)
-
-    def work() -> None:
-        buffer = np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
-        while True:
-            with reading:  # in order: the shard is chosen and read in one turn
-                shard = next(shared, None)
-                if shard is None:
-                    return
-                start, stop = layout.rows_of(shard)
-                read(start, _rows(buffer, layout, stop - start))
-            chunks = layout.chunks_in(shard)
-            buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
-            folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks))
-            advance(stop - start)
-
-    with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
-        futures = [pool.submit(work) for _ in range(workers)]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        finally:
-            # After an error, or Ctrl-C, no worker finds another shard.
-            for _ in shared:
-                pass
-
-
-def _rows(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
-    return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
-
-
-def _workers(layout: Layout, source: Source, limit: Room) -> int:
-    """As many workers as pay, and as their buffers leave room for.
-
-    Raises
-    ------
-    MemoryLimitError
-        There is no room for one.
-    """
-    shard = layout.shard_rows * layout.row_bytes
-    buffers = shard if layout.codec == "raw" else 2 * shard
-    fitting = (limit.n_bytes - source.read_bytes) // (buffers + layout.index_bytes)
-    if fitting < 1:
-        raise MemoryLimitError(
-            f"This ingest needs {format_bytes(source.read_bytes + buffers + layout.index_bytes)} (the source reads "
-            f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
-            f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
-        )
-    return int(min(fitting, len(os.sched_getaffinity(0)) + _WAITING_WORKERS, layout.n_shards))
-
-
-def _check_disk(folder: LocalFolder, layout: Layout, missing: list[int]) -> None:
-    """Refuse an ingest that the disk cannot take, where that is known before."""
-    if layout.codec != "raw":
-        return
-    chunks = sum(layout.chunks_in(shard) for shard in missing)
-    needed = chunks * (layout.chunk_bytes + CRC_BYTES) + len(missing) * layout.index_bytes
-    free = shutil.disk_usage(folder.path).free
-    if needed > free:
-        raise DiskFullError(
-            f"{folder.path.parent} has {format_bytes(free)} free, but the store needs {format_bytes(needed)} ({needed} bytes) more. "
-            "Make room, choose another place, or try codec='zstd'."
-        )
-
-
-@contextlib.contextmanager
-def _progress(layout: Layout, missing: list[int], wanted: bool | None) -> Iterator[Any]:
-    """A function to be told of rows that are written; it moves a bar on stderr, with rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    shown = console.is_terminal if wanted is None else wanted
-    if not shown:
-        yield lambda n_rows: None
-        return
-    columns = (TextColumn("ingest"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        to_write = sum(b - a for a, b in map(layout.rows_of, missing))
-        total = layout.n_rows * layout.row_bytes
-        task = bar.add_task("ingest", total=total, completed=total - to_write * layout.row_bytes)
-        yield lambda n_rows: bar.advance(task, n_rows * layout.row_bytes)
-
-
-def _label(facts: Facts) -> str:
-    return str(facts.source.get("path", facts.source["kind"]))

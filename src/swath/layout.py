@@ -27,6 +27,7 @@ CodecName = Literal["raw", "lz4", "zstd"]
 
 CRC_BYTES = 4
 INDEX_ENTRY_BYTES = 16
+STAMP_BYTES = 20
 
 # Measured on 2 cores, windows of 16 rows of 2000 float64 (benchmarks/). A raw chunk costs about 3 us of Python and checksum
 # calls on top of its bytes, which come at 2 GB/s (cold, NVMe) to 8 GB/s (warm). One that is decoded costs some 25 us, since
@@ -130,6 +131,8 @@ class Layout:
     """Stored for each chunk in the index of its file; 0 where there is no index."""
     is_plain: bool = False
     """Whether chunks hold rows as they are, though not in one run: rows are read alone."""
+    stamp_bytes: int = STAMP_BYTES
+    """Stored after the index, to say which shard of which store it is."""
     decode_copies: int = 1
     """Buffers of a chunk's size that decoding one takes."""
     by_library: bool = False
@@ -169,6 +172,11 @@ class Layout:
     def index_bytes(self) -> int:
         """Bytes of the index of each file: offset and length of every chunk, and a crc32c."""
         return self.shard_chunks * self.entry_bytes + CRC_BYTES if self.entry_bytes else 0
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the index and the stamp, with which a file begins."""
+        return self.index_bytes + self.stamp_bytes
 
     @property
     def n_chunks(self) -> int:

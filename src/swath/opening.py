@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from numpy.typing import DTypeLike
 
+from swath.commit import local_path
 from swath.errors import OptionError, StoreNotFoundError
 from swath.rows import Rows
-from swath.store import is_store, local_path, open_store
+from swath.store import is_store, open_store
 from swath.windows import check_usual_window
 
 # Rows of a window where nobody has said: that of the question which the library answers.

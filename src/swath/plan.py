@@ -100,7 +100,7 @@ class Plan:
     @property
     def requests(self) -> int:
         """Reads, of each tile where chunks do not hold whole rows, and one index for each shard that has one."""
-        return self.first_chunk.size * len(self.tiles) + (self.shards.size if self.layout.index_bytes else 0)
+        return self.first_chunk.size * len(self.tiles) + (self.shards.size if self.layout.head_bytes else 0)
 
     @property
     def chunks(self) -> int:
@@ -128,7 +128,7 @@ class Plan:
     def bytes_read(self) -> int:
         """Bytes of the chunks with their checksums, and of the indexes. For compressed chunks this is the most it can be."""
         layout, starts = self.layout, self.starts
-        index = self.shards.size * layout.index_bytes
+        index = self.shards.size * layout.head_bytes
         if not self.reads_rows:
             return self.chunks * (len(self.tiles) * layout.tile_bytes + layout.crc_bytes) + index
         if not starts.size:
@@ -283,7 +283,7 @@ def _ingested_bytes(layout: Layout, windows: int, window: int) -> int:
 
 def _index_bytes(layout: Layout, first_chunk: IntArray) -> int:
     """Memory of the shard indexes that are kept while reading (see `swath.shard.IndexCache`)."""
-    return min(INDEX_CACHE_BYTES, _distinct(first_chunk // layout.shard_chunks).size * layout.index_bytes)
+    return min(INDEX_CACHE_BYTES, _distinct(first_chunk // layout.shard_chunks).size * layout.head_bytes)
 
 
 def _distinct(ascending: IntArray) -> IntArray:

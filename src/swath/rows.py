@@ -76,6 +76,15 @@ class Rows(Protocol):
         """Whether the first byte of a chunk is in the page cache; True where nobody can say."""
         ...
 
+    def reopened(self) -> Rows:
+        """What is there now, for the same windows.
+
+        Raises
+        ------
+        StoreError, SourceError
+        """
+        ...
+
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if other bytes have taken the place of these since they were opened.
 

@@ -3,16 +3,22 @@
 A shard is a Zarr v3 ``sharding_indexed`` object. swath writes them so::
 
     index   offset and length of each chunk, 16 bytes a chunk, then a crc32c
+    stamp   which shard of which store this is, and how many rows it has, then a crc32c
     chunk   its rows, encoded by the codec, then a crc32c of the encoded bytes
     chunk   ...
 
-Shards of other programs may have the index at the end, and chunks in any order or missing.
+Shards of other programs have no stamp, and may have the index at the end, and chunks in any order or missing.
+
+Nothing in Zarr says which shard a file is: two of equal size that trade places, or an old one that comes back from a backup,
+have sound checksums and the wrong rows. The stamp says it. It lies between the index and the first chunk, where Zarr's
+readers, who go by the index, do not look, and is read with the index.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +26,7 @@ from numpy.typing import NDArray
 from swath.checksum import crc32c
 from swath.decoder import make_blosc
 from swath.errors import DamagedStoreError
-from swath.layout import CRC_BYTES, Layout
+from swath.layout import CRC_BYTES, STAMP_BYTES, Layout
 from swath.plan import INDEX_CACHE_BYTES
 from swath.storage import Buffer, LocalFile
 
@@ -28,7 +34,28 @@ NO_CHUNK = np.uint64(2**64 - 1)
 """The offset of a chunk that was never written."""
 
 
-def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> list[Buffer]:
+IDENTITY_BYTES = 8
+_STAMP = struct.Struct(f"<II{IDENTITY_BYTES}s")
+assert _STAMP.size + CRC_BYTES == STAMP_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which shard this is."""
+
+    shard: int
+    rows: int
+    """That it has."""
+    identity: bytes
+    """Of the store."""
+
+    def encode(self) -> bytes:
+        """With its checksum."""
+        body = _STAMP.pack(self.shard, self.rows, self.identity)
+        return body + crc32c(body).to_bytes(CRC_BYTES, "little")
+
+
+def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int, stamp: Stamp) -> list[Buffer]:
     """The bytes of a shard of ``chunks`` chunks, from the bytes of their rows, the last padded to a whole chunk.
 
     Raw chunks are views of ``rows``: nothing is copied.
@@ -36,7 +63,7 @@ def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> list[B
     codec = make_blosc(layout.codec, layout.dtype.itemsize)
     index = np.full((layout.shard_chunks, 2), NO_CHUNK, "<u8")
     buffers: list[Buffer] = []
-    offset = layout.index_bytes
+    offset = layout.head_bytes
     view = memoryview(rows)
     for k in range(chunks):
         chunk = view[k * layout.chunk_bytes : (k + 1) * layout.chunk_bytes]
@@ -46,7 +73,8 @@ def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int) -> list[B
         index[k] = offset, length
         offset += length
     encoded_index = memoryview(index.tobytes())
-    return [encoded_index, memoryview(crc32c(encoded_index).to_bytes(CRC_BYTES, "little")), *buffers]
+    head = crc32c(encoded_index).to_bytes(CRC_BYTES, "little") + stamp.encode()
+    return [encoded_index, memoryview(head), *buffers]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,38 +109,61 @@ class IndexCache:
         self._most = max(1, most_bytes // n_bytes)
         self._indexes: dict[tuple[Any, ...], ShardIndex] = {}
 
-    def get(self, file: LocalFile) -> ShardIndex:
+    def get(self, file: LocalFile, stamp: Stamp | None = None) -> ShardIndex:
         """The index of an open shard, read unless this version of the file has been met before.
+
+        ``stamp`` is what the shard must say of itself; None where it has none.
 
         Raises
         ------
         DamagedStoreError
         """
-        index = self._indexes.get(key := file.version)
+        index = self._indexes.get(key := (file.version, stamp and stamp.shard))
         if index is None:
-            index = self._read(file)
+            index = self._read(file, stamp)
             while len(self._indexes) >= self._most:
                 self._indexes.pop(next(iter(tuple(self._indexes)), key), None)
             self._indexes[key] = index
         return index
 
-    def _read(self, file: LocalFile) -> ShardIndex:
-        encoded = bytearray(self._n_bytes)
+    def _read(self, file: LocalFile, stamp: Stamp | None) -> ShardIndex:
+        head_bytes = self._n_bytes + (0 if stamp is None else STAMP_BYTES)
+        encoded = bytearray(head_bytes)
         offset = 0 if self._location == "start" else max(0, file.size - self._n_bytes)
-        got = file.read_into([memoryview(encoded)], self._n_bytes, offset)
-        body, crc = memoryview(encoded)[:-CRC_BYTES], encoded[-CRC_BYTES:]
+        got = file.read_into([memoryview(encoded)], head_bytes, offset)
+        body, crc = memoryview(encoded)[: self._n_bytes - CRC_BYTES], encoded[self._n_bytes - CRC_BYTES : self._n_bytes]
         if got < len(encoded):
             raise DamagedStoreError(f"{file.path} ends at byte {got}, inside its index of {len(encoded)} bytes. {MEND}")
         if crc32c(body) != int.from_bytes(crc, "little"):
             raise DamagedStoreError(f"{file.path} has a wrong checksum in its index. {MEND}")
+        if stamp is not None:
+            _check_stamp(file, bytes(encoded[self._n_bytes :]), stamp)
         offsets, lengths = np.frombuffer(body, "<u8").reshape(-1, 2).T
         n_regular = 0
         if self._raw_chunk_bytes:
             length = self._raw_chunk_bytes + CRC_BYTES
-            regular = self._n_bytes + np.arange(offsets.size, dtype=np.uint64) * np.uint64(length)
+            regular = head_bytes + np.arange(offsets.size, dtype=np.uint64) * np.uint64(length)
             irregular = np.flatnonzero((offsets != regular) | (lengths != length))
             n_regular = int(irregular[0]) if irregular.size else offsets.size
         return ShardIndex(offsets, lengths, n_regular)
+
+
+def _check_stamp(file: LocalFile, encoded: bytes, wanted: Stamp) -> None:
+    """Refuse a shard that is not the one whose name it has. It may have more rows: those that were appended since."""
+
+    def damaged(what: str) -> NoReturn:
+        raise DamagedStoreError(f"{file.path} {what}. {MEND}")
+
+    body, crc = encoded[:-CRC_BYTES], encoded[-CRC_BYTES:]
+    if crc32c(body) != int.from_bytes(crc, "little"):
+        damaged("has no sound stamp: it is damaged, or was written by another program")
+    shard, rows, identity = _STAMP.unpack(body)
+    if identity != wanted.identity:
+        damaged("is a shard of another store")
+    if shard != wanted.shard:
+        damaged(f"is shard {shard} of this store, and stands in the place of shard {wanted.shard}")
+    if rows < wanted.rows:
+        damaged(f"has {rows} rows, and must have {wanted.rows}: it is as it was before rows were appended")
 
 
 MEND = "Restore the file, or write the array again from its source."

@@ -1,67 +1,28 @@
-"""What is a whole store, and how does it become one?
+"""How are rows read from a store, or from an array of a group of stores?
 
-A store is a folder that holds one plain Zarr v3 array: ``zarr.json`` and shards ``c.0.0``, ``c.1.0``, ... Its
-committed length is ``shape[0]`` in ``zarr.json``; our own facts are the attribute ``swath``. zarr-python makes
-the metadata, so that it reads them.
-
-A store is built beside its place, in ``.NAME.swath-part``, and takes its place by a rename when it is
-whole: there is no moment at which half a store could be opened.
+A store is a folder that holds one plain Zarr v3 array: ``zarr.json`` and shards ``c.0.0``, ``c.1.0``, ... Its committed length
+is ``shape[0]`` in ``zarr.json``. A group is a folder of stores with one ``zarr.json`` above them, which says how long they are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-
-from swath.checksum import crc32c
+from swath.commit import local_path, part_of, retired_of
 from swath.decoder import BloscStep, Crc32c, Decoder
 from swath.encoded import ChunkReader, EncodedReader, Entries
-from swath.errors import (
-    DamagedStoreError,
-    FormatError,
-    IncompleteStoreError,
-    LayoutError,
-    OptionError,
-    StoreBusyError,
-    StoreChangedError,
-    StoreExistsError,
-    StoreNotFoundError,
-)
-from swath.layout import CodecName, Layout
+from swath.errors import DamagedStoreError, FormatError, IncompleteStoreError, StoreChangedError, StoreNotFoundError
+from swath.layout import Layout
+from swath.metadata import METADATA, Facts, decode_group, decode_metadata, is_group, is_ours, shard_key
 from swath.raw import RawReader
 from swath.rows import Access
 from swath.shard import MEND, IndexCache, index_entries
 from swath.storage import LocalFile, LocalFolder, Scratch
-from swath.storage.local import sync_folder
-
-FORMAT = 1
-_METADATA = "zarr.json"
-# The metadata of a store that is being built: what it will be, and so whether a second run may carry on.
-_PENDING = "pending.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What ``zarr.json`` says of a store."""
-
-    layout: Layout
-    window: int
-    segments: tuple[int, ...]
-    """Rows of each segment, in order; their sum is ``layout.n_rows``."""
-    source: Mapping[str, Any]
-    """What the store was ingested from: JSON values."""
-    reason: str = "as asked"
-    """Why the codec is what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +31,17 @@ class Store:
 
     folder: LocalFolder
     encoded: bytes
-    """``zarr.json`` as it was."""
+    """``zarr.json`` as it was; of an array of a group, that of the group."""
+    member: str
+    """The name in the group; empty for a store by itself."""
     facts: Facts
-    """What it says."""
+    """What the metadata say."""
     indexes: IndexCache
 
     is_store = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_store, (self.folder, self.encoded, self.window)
+        return _make_store, (self.folder, self.encoded, self.member, self.window)
 
     @property
     def layout(self) -> Layout:
@@ -113,22 +76,38 @@ class Store:
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if another store has taken this one's place since it was opened.
 
+        Rows that were appended change nothing: these are the rows as they were.
+
         Raises
         ------
         StoreChangedError
         """
-        if not _holds(self.folder.path / _METADATA, self.encoded):
-            raise StoreChangedError(
-                f"The store at {self.folder.path} was replaced or removed since it was opened. Open it again."
-            )
+        home = self.home
+        with contextlib.suppress(OSError, FormatError):
+            now = (home / METADATA).read_bytes()
+            if now == self.encoded or self.facts.is_continued_by(_facts(home, now, self.member)):
+                return
+        raise StoreChangedError(
+            f"The store at {self.folder.path} was replaced or removed since it was opened. Open it again."
+        )
+
+    def reopened(self) -> Store:
+        """The store as it is now."""
+        path, encoded = read_metadata(self.home)
+        return _make_store(LocalFolder(path / self.member), encoded, self.member, self.window)
+
+    @property
+    def home(self) -> Path:
+        """The folder whose ``zarr.json`` says how many rows there are."""
+        return self.folder.path.parent if self.member else self.folder.path
 
     @contextlib.contextmanager
     def reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader | ChunkReader]:
         """What reads the chunks of one shard."""
         if self.layout.codec == "raw":
-            with self._open(shard, scratch if access.direct else None) as file:
-                index = self.indexes.get(file)
-                offset = self.layout.index_bytes
+            with self.open_shard(shard, scratch if access.direct else None) as file:
+                index = self.indexes.get(file, self.facts.stamp(shard))
+                offset = self.layout.head_bytes
                 yield RawReader(file, self.layout, shard, scratch, offset=offset, index=index, verify=access.verify)
         else:
             decoder = _decoder(self.layout)
@@ -137,7 +116,14 @@ class Store:
                 yield reader
 
     @contextlib.contextmanager
-    def _open(self, shard: int, direct: Scratch | None) -> Iterator[LocalFile]:
+    def open_shard(self, shard: int, direct: Scratch | None = None) -> Iterator[LocalFile]:
+        """The file of one shard.
+
+        Raises
+        ------
+        DamagedStoreError
+            It is missing.
+        """
         try:
             with self.folder.open(shard_key(self.layout, shard), direct) as file:
                 yield file
@@ -146,53 +132,48 @@ class Store:
             missing = self.folder.path / shard_key(self.layout, shard)
             raise DamagedStoreError(f"{missing} (rows {a} to {b - 1}) is missing. {MEND}") from None
 
+    def damaged(self, file: LocalFile, chunk: int, what: str) -> DamagedStoreError:
+        """The error that names a chunk."""
+        return DamagedStoreError(f"{file.path}: {self.layout.describe_chunk(chunk)} {what}. {MEND}")
+
     def key(self, chunk: int, tile: int) -> str:
         """The shard that holds a chunk."""
         return shard_key(self.layout, chunk // self.layout.shard_chunks)
 
     def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
         """Where chunks of one shard lie."""
-        origin = first - first % self.layout.shard_chunks
-        return index_entries(self.indexes.get(file), slice(first - origin, stop - origin))
+        shard, begin = divmod(first, self.layout.shard_chunks)
+        index = self.indexes.get(file, self.facts.stamp(shard))
+        return index_entries(index, slice(begin, begin + stop - first))
 
     def is_cached(self, chunk: int) -> bool:
         """Whether a chunk's first byte is in the page cache."""
         shard, k = divmod(chunk, self.layout.shard_chunks)
-        with self._open(shard, None) as file:
-            return file.is_cached(min(int(self.indexes.get(file).offsets[k]), max(0, file.size - 1)))
+        with self.open_shard(shard) as file:
+            index = self.indexes.get(file, self.facts.stamp(shard))
+            return file.is_cached(min(int(index.offsets[k]), max(0, file.size - 1)))
 
 
-def _make_store(folder: LocalFolder, encoded: bytes, window: int | None) -> Store:
-    facts = decode_metadata(encoded, folder.path)
+def _make_store(folder: LocalFolder, encoded: bytes, member: str, window: int | None) -> Store:
+    facts = _facts(folder.path.parent if member else folder.path, encoded, member)
     if window is not None:
         facts = replace(facts, window=window)
     raw_chunk_bytes = facts.layout.chunk_bytes if facts.layout.codec == "raw" else 0
-    return Store(folder, encoded, facts, IndexCache(facts.layout.index_bytes, raw_chunk_bytes=raw_chunk_bytes))
+    return Store(folder, encoded, member, facts, IndexCache(facts.layout.index_bytes, raw_chunk_bytes=raw_chunk_bytes))
+
+
+def _facts(home: Path, encoded: bytes, member: str) -> Facts:
+    if not member:
+        return decode_metadata(encoded, home)
+    members = decode_group(encoded, home)
+    if member not in members:
+        raise FormatError(f"{home / METADATA} names no array {member!r}. Restore the file.")
+    return decode_metadata(members[member], home / member)
 
 
 def _decoder(layout: Layout) -> Decoder:
     shape = (layout.chunk_rows, *layout.row_shape)
     return Decoder(shape, layout.dtype, layout.dtype, (Crc32c(), BloscStep()))
-
-
-def shard_key(layout: Layout, shard: int) -> str:
-    """The key of a shard: Zarr's default encoding with ``.``, so that all shards lie in one folder."""
-    return ".".join(["c", str(shard), *("0" for _ in layout.row_shape)])
-
-
-def local_path(url: str | os.PathLike[str]) -> Path:
-    """The folder that ``url`` names.
-
-    Raises
-    ------
-    OptionError
-        It is no path.
-    """
-    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
-        raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
-    path = Path(os.path.abspath(Path(url).expanduser()))
-    # A rename would replace a link, and not the folder that it stands for.
-    return path.resolve() if path.is_symlink() else path
 
 
 def open_store(url: str | os.PathLike[str], window: int | None = None) -> Store:
@@ -202,275 +183,53 @@ def open_store(url: str | os.PathLike[str], window: int | None = None) -> Store:
     ------
     StoreNotFoundError, IncompleteStoreError, FormatError
     """
+    path, encoded = read_metadata(url)
+    if is_ours(encoded) and is_group(encoded):
+        names = ", ".join(decode_group(encoded, path))
+        raise FormatError(
+            f"{path} is a group of arrays ({names}). Open it with swath.open_group, or one of its arrays."
+        )
+    return _make_store(LocalFolder(path), encoded, "", window)
+
+
+def open_members(url: str | os.PathLike[str]) -> dict[str, Store]:
+    """Open the arrays of the committed group at ``url``.
+
+    Raises
+    ------
+    StoreNotFoundError, IncompleteStoreError, FormatError
+    """
+    path, encoded = read_metadata(url)
+    if not is_group(encoded):
+        raise FormatError(f"{path} is no group of arrays that swath wrote. Open it with swath.open.")
+    return {name: _make_store(LocalFolder(path / name), encoded, name, None) for name in decode_group(encoded, path)}
+
+
+def read_metadata(url: str | os.PathLike[str]) -> tuple[Path, bytes]:
+    """The folder of what is committed at ``url``, and its ``zarr.json``.
+
+    Raises
+    ------
+    StoreNotFoundError, IncompleteStoreError
+    """
     path = local_path(url)
-    if not path.exists() and _retired(path).exists():
-        path = _retired(path)  # a kill fell between the two renames of `building`
+    if not path.exists() and retired_of(path).exists():
+        path = retired_of(path)  # a kill fell between the two renames of `swath.commit.building`
     try:
-        encoded = (path / _METADATA).read_bytes()
+        return path, (path / METADATA).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if _part(path).exists():
+        if part_of(path).exists():
             raise IncompleteStoreError(
                 f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
             ) from None
         raise StoreNotFoundError(
-            f"There is no store at {path} (no {_METADATA}). Check the path, or ingest into it first."
+            f"There is no store at {path} (no {METADATA}). Check the path, or ingest into it first."
         ) from None
-    return _make_store(LocalFolder(path), encoded, window)
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder holds metadata that swath wrote, damaged or not."""
     try:
-        encoded = (path / _METADATA).read_bytes()
-        own = json.loads(encoded)["attributes"]["swath"]
-    except (KeyError, TypeError):
-        return False
-    except (ValueError, RecursionError):
-        return b'"swath"' in encoded
+        return is_ours((path / METADATA).read_bytes())
     except OSError:
         return False
-    # Anybody may have an attribute of this name; ours has these.
-    return isinstance(own, dict) and {"format", "crc32c"} & own.keys() != set()
-
-
-def encode_metadata(facts: Facts) -> bytes:
-    """The bytes of ``zarr.json``, with a checksum over all that swath relies on.
-
-    Raises
-    ------
-    LayoutError
-        Zarr refuses these rows.
-    """
-    import zarr
-    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-    from zarr.storage import MemoryStore
-
-    layout = facts.layout
-    itemsize = layout.dtype.itemsize
-    compressors: list[Any] = [Crc32cCodec()]
-    if layout.codec != "raw":
-        shuffle: Any = "shuffle" if itemsize > 1 else "noshuffle"
-        cname: Any = layout.codec
-        compressors.insert(0, BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255)))
-    own: dict[str, Any] = {
-        "format": FORMAT,
-        "dtype": None,
-        "codec": layout.codec,
-        "reason": facts.reason,
-        "window": facts.window,
-        "segments": facts.segments,
-        "source": facts.source,
-    }
-    files: dict[str, Any] = {}
-    try:
-        # Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once.
-        # And numpy warns of metadata of a dtype (h5py's, of enums and text), which are no part of its values.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            own["dtype"] = np.lib.format.dtype_to_descr(layout.dtype)
-            zarr.create_array(
-                MemoryStore(files),
-                shape=layout.shape,
-                dtype=_zarr_dtype(layout.dtype),
-                chunks=(layout.chunk_rows, *layout.row_shape),
-                shards={"shape": (layout.shard_rows, *layout.row_shape), "index_location": "start"},
-                filters=None,
-                serializer=BytesCodec(endian="little"),
-                compressors=compressors,
-                chunk_key_encoding={"name": "default", "separator": "."},
-                attributes={"swath": own},
-            )
-    except (ValueError, TypeError) as error:
-        raise LayoutError(
-            f"Zarr cannot hold rows of dtype {layout.dtype} and shape {layout.row_shape} ({error}). Choose another dtype."
-        ) from error
-    document = json.loads(files[_METADATA].to_bytes())
-    own = document["attributes"]["swath"]
-    if np.lib.format.descr_to_dtype(_tuples(own["dtype"])) != layout.dtype:
-        raise LayoutError(f"The dtype {layout.dtype} has no description that numpy reads back. Choose another dtype.")
-    own["crc32c"] = _checksum(document)
-    return json.dumps(document, indent=2).encode()
-
-
-def decode_metadata(encoded: bytes, path: Path) -> Facts:
-    """What ``zarr.json`` says.
-
-    Raises
-    ------
-    FormatError
-        It is no metadata of a store, of a later version, or not as it was written.
-    """
-    where = path / _METADATA
-    try:
-        document = json.loads(encoded)
-        own = document["attributes"]["swath"]
-        if own["format"] != FORMAT:
-            raise FormatError(
-                f"{where} has format {own['format']!r}, and this version of swath reads {FORMAT}. Upgrade swath."
-            )
-        if own["crc32c"] != _checksum(document):
-            raise FormatError(
-                f"{where} is not as swath wrote it: its checksum is wrong. Restore the file, or ingest the source again."
-            )
-        dtype = np.lib.format.descr_to_dtype(_tuples(own["dtype"]))
-        if own["codec"] not in get_args(CodecName):
-            raise FormatError(
-                f"{where} names the codec {own['codec']!r}, which this version cannot decode. Upgrade swath."
-            )
-        codec: CodecName = own["codec"]
-        inner = document["codecs"][0]["configuration"]["chunk_shape"]
-        shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
-        layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec)
-        return Facts(layout, own["window"], tuple(own["segments"]), own["source"], own["reason"])
-    except FormatError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise FormatError(
-            f"{where} is no metadata of a swath store ({type(error).__name__}: {error}). Ingest the array with swath.ingest."
-        ) from None
-
-
-def pending_facts(path: Path) -> Facts | None:
-    """What an interrupted ingest into ``path`` was to make; None if there was none."""
-    with contextlib.suppress(OSError, FormatError):
-        return decode_metadata((_part(path) / _PENDING).read_bytes(), _part(path))
-    return None
-
-
-@contextlib.contextmanager
-def building(path: Path, facts: Facts, *, overwrite: bool, resume: bool) -> Iterator[LocalFolder]:
-    """A folder to write the shards of ``facts`` into; leaving the block without an error commits it as ``path``.
-
-    The folder holds the shards that an earlier run with the same facts has finished, unless ``resume`` is False. An
-    error, or a kill, leaves what stood at ``path`` before.
-
-    Raises
-    ------
-    StoreExistsError
-        ``path`` exists and ``overwrite`` is False, or it is not a Zarr array.
-    StoreBusyError
-        Another process is building the same store.
-    """
-    part, retired = _part(path), _retired(path)
-    pending = encode_metadata(facts)
-    check_vacant(path, overwrite=overwrite)
-    part.mkdir(parents=True, exist_ok=True)
-    folder = LocalFolder(part)
-    with _locked(part, path):
-        if retired.exists():
-            if path.exists():
-                shutil.rmtree(retired)
-            else:
-                retired.rename(path)
-        if _holds(part / _METADATA, pending):  # a kill fell between the last shard and the commit
-            (part / _METADATA).rename(part / _PENDING)
-        if not resume or not _holds(part / _PENDING, pending):
-            for entry in part.iterdir():
-                entry.unlink()
-            folder.put(_PENDING, [memoryview(pending)])
-        folder.remove_temporaries()
-
-        yield folder
-
-        # From here a kill leaves the old or the new: the shards are on the disk before their metadata get the
-        # name that makes an array of them, and the folder gets its name last.
-        (part / _PENDING).rename(part / _METADATA)
-        folder.sync()
-        check_vacant(path, overwrite=overwrite)
-        if path.exists():
-            path.rename(retired)
-        part.rename(path)
-        sync_folder(path.parent)
-        shutil.rmtree(retired, ignore_errors=True)
-
-
-def check_vacant(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace what is not to be replaced.
-
-    Raises
-    ------
-    StoreExistsError
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / _METADATA).is_file() and not (path / ".zarray").is_file():
-        raise StoreExistsError(
-            f"{path} exists and is not a Zarr array, so swath will not touch it. Choose another place."
-        )
-    if not overwrite:
-        raise StoreExistsError(
-            f"There is an array at {path} already. Choose another place, or give overwrite=True to replace it."
-        )
-
-
-@contextlib.contextmanager
-def _locked(part: Path, path: Path) -> Iterator[None]:
-    """Hold the lock of a store that is being built: of the folder itself, so that no file stays behind.
-
-    The kernel frees it when its holder dies.
-    """
-    finished = StoreBusyError(f"Another process finished {path} at this moment. Open it, or run the call again.")
-    try:
-        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise finished from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreBusyError(
-                f"Process {_holder(descriptor)} is ingesting into {path}. Wait until it has finished, or stop it."
-            ) from None
-        if not part.exists() or not os.path.samestat(part.stat(), os.fstat(descriptor)):
-            raise finished  # the folder that is locked has become the store
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _holder(descriptor: int) -> str:
-    """The process that holds the lock of an open file, as the kernel lists it."""
-    inode = str(os.fstat(descriptor).st_ino)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
-                return words[4]
-    return "unknown"
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.swath-part")
-
-
-def _retired(path: Path) -> Path:
-    return path.with_name(f".{path.name}.swath-old")
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == content
-
-
-def _checksum(document: dict[str, Any]) -> int:
-    """A crc32c of the metadata without itself, and without the attributes that are not ours."""
-    own = {name: value for name, value in document["attributes"]["swath"].items() if name != "crc32c"}
-    return crc32c(json.dumps({**document, "attributes": own}, sort_keys=True).encode())
-
-
-def _tuples(descr: Any) -> Any:
-    """A dtype's description as numpy wants it, from JSON, which knows no tuples."""
-    if isinstance(descr, str):
-        return descr
-    names = (tuple(field[0]) if isinstance(field[0], list) else field[0] for field in descr)  # with a title, or without
-    return [(name, _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for name, field in zip(names, descr)]
-
-
-def _zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that Zarr is told: raw bytes for what Zarr has no name for (long double, records with subarrays)."""
-    from zarr.dtype import parse_dtype
-
-    try:
-        same = parse_dtype(dtype, zarr_format=3).to_native_dtype() == dtype
-    except (ValueError, TypeError):
-        same = False
-    return dtype if same else np.dtype(f"V{dtype.itemsize}")

@@ -1,0 +1,277 @@
+"""How do new bytes become a store, or a longer one, at one instant?
+
+*Build.* A store, or a group of them, is built in a folder beside its place, ``.NAME.swath-part``, and takes its place by a
+rename when it is whole: there is no moment at which half a store could be opened.
+
+*Append.* New shards, and a new copy of the last one where it is not full, are written in ``.NAME.swath-append``. Then they are
+moved into the store, where nobody looks for them yet, and at last ``zarr.json``, which says how many rows there are, is
+replaced. A full shard is never touched.
+
+A run that is killed leaves what it has finished; run again, it carries on. An append that was killed after all of it was
+written is completed by the next. One process writes at a time: it holds a lock that the kernel frees when its holder dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from swath.errors import OptionError, StoreBusyError, StoreExistsError
+from swath.metadata import METADATA
+from swath.storage import LocalFolder
+from swath.storage.local import sync_folder
+
+# The metadata of what is being written: what it will be, and so whether a second run may carry on.
+_PENDING = "pending.json"
+# ... and, of what is appended, the metadata of the store that it is appended to.
+_BASE = "base.json"
+
+# How often a process that waits for the lock looks.
+_POLL_SECONDS = 0.02
+
+Files = Mapping[str, bytes]
+"""Metadata by name within the folder. The one named ``zarr.json`` commits; others follow from it (arrays of a group)."""
+
+
+@dataclass(slots=True)
+class Build:
+    """A store that is being written."""
+
+    folder: LocalFolder
+    """Where its shards go."""
+    files: Files
+    """Its metadata. Who learns only while writing how many rows there are, sets them before the end."""
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """The folder that ``url`` names.
+
+    Raises
+    ------
+    OptionError
+        It is no path.
+    """
+    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
+        raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
+    path = Path(os.path.abspath(Path(url).expanduser()))
+    # A rename would replace a link, and not the folder that it stands for.
+    return path.resolve() if path.is_symlink() else path
+
+
+def part_of(path: Path) -> Path:
+    """Where the store at ``path`` is built."""
+    return path.with_name(f".{path.name}.swath-part")
+
+
+def retired_of(path: Path) -> Path:
+    """Where the store that another replaces stands, for a moment."""
+    return path.with_name(f".{path.name}.swath-old")
+
+
+def stage_of(path: Path) -> Path:
+    """Where what is to be appended stands."""
+    return path.with_name(f".{path.name}.swath-append")
+
+
+def pending_bytes(path: Path) -> bytes:
+    """The metadata that an interrupted build was to make; nothing if there was none."""
+    with contextlib.suppress(OSError):
+        return (part_of(path) / _PENDING).read_bytes()
+    return b""
+
+
+@contextlib.contextmanager
+def building(path: Path, files: Files, *, overwrite: bool, resume: bool) -> Iterator[Build]:
+    """A folder to write shards into; leaving the block without an error commits it as ``path``.
+
+    The folder holds the shards that an earlier run with the same metadata has finished, unless ``resume`` is False. An
+    error, or a kill, leaves what stood at ``path`` before.
+
+    Raises
+    ------
+    StoreExistsError
+        ``path`` exists and ``overwrite`` is False, or it is not a Zarr array.
+    StoreBusyError
+        Another process is writing the same store.
+    """
+    part, retired = part_of(path), retired_of(path)
+    check_vacant(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, timeout=0):
+        check_vacant(path, overwrite=overwrite)
+        if retired.exists():
+            if path.exists():
+                shutil.rmtree(retired)
+            else:
+                retired.rename(path)
+        if not resume and part.exists():
+            shutil.rmtree(part)
+        folder = _prepare(part, files)
+        build = Build(folder, files)
+
+        yield build
+
+        # From here a kill leaves the old or the new: all is on the disk before the folder gets its name.
+        _put_all(folder, build.files)
+        check_vacant(path, overwrite=overwrite)
+        if path.exists():
+            path.rename(retired)
+        part.rename(path)
+        sync_folder(path.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+        shutil.rmtree(stage_of(path), ignore_errors=True)  # it was to be appended to what is gone
+
+
+@contextlib.contextmanager
+def appending(path: Path, files: Files) -> Iterator[Build]:
+    """A folder to write new shards into; leaving the block without an error makes them part of the store at ``path``.
+
+    Only under the lock, and after `settle`. What an earlier run with the same metadata has finished is there.
+    """
+    folder = _prepare(stage_of(path), files, base=(path / METADATA).read_bytes())
+    build = Build(folder, files)
+
+    yield build
+
+    _put_all(folder, build.files)  # from here all is on the disk, and `settle` would complete it
+    _complete(path)
+
+
+def settle(path: Path) -> bool:
+    """Complete an append that was killed after all of it was written; whether there was one. Only under the lock."""
+    stage = stage_of(path)
+    if not stage.exists():
+        return False
+    for folder in _folders(path):
+        LocalFolder(folder).remove_temporaries()
+    committed = (path / METADATA).read_bytes()
+    if _holds(stage / METADATA, committed) or ((stage / METADATA).exists() and _holds(stage / _BASE, committed)):
+        _complete(path)
+        return True
+    if not _holds(stage / _BASE, committed):
+        shutil.rmtree(stage)  # it was to be appended to what was here before
+    return False
+
+
+def _complete(path: Path) -> None:
+    """Move the shards into the store, commit, and clear up; each step again does no harm."""
+    stage = stage_of(path)
+    for folder in _folders(stage):
+        target = path / folder.relative_to(stage)
+        for entry in folder.iterdir():
+            if entry.is_file() and entry.suffix != ".json":
+                entry.rename(target / entry.name)
+        sync_folder(target)
+    # Of a group the first is the commit, and the metadata of its arrays follow.
+    for folder in _folders(stage):
+        target = path / folder.relative_to(stage)
+        LocalFolder(target).put(METADATA, [memoryview((folder / METADATA).read_bytes())])
+        sync_folder(target)
+    shutil.rmtree(stage)
+    sync_folder(stage.parent)
+
+
+def check_vacant(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is not to be replaced.
+
+    Raises
+    ------
+    StoreExistsError
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / METADATA).is_file() and not (path / ".zarray").is_file():
+        raise StoreExistsError(
+            f"{path} exists and is not a Zarr array, so swath will not touch it. Choose another place."
+        )
+    if not overwrite:
+        raise StoreExistsError(
+            f"There is an array at {path} already. Choose another place, or give overwrite=True to replace it."
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold the lock of the store at ``path``, or of what shall be one, for which others are waited for so many seconds.
+
+    The lock is of a file beside the store, which its holder removes; the kernel frees it when its holder dies.
+
+    Raises
+    ------
+    StoreBusyError
+        Another process holds it.
+    """
+    lock = path.with_name(f".{path.name}.swath-lock")
+    deadline = time.monotonic() + timeout
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(lock, descriptor):  # and not one that its last holder has removed meanwhile
+                break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "Another process"
+                os.close(descriptor)
+                raise StoreBusyError(f"{holder} is writing {path}. Wait until it has finished, or stop it.") from None
+            time.sleep(_POLL_SECONDS)
+        os.close(descriptor)
+    try:
+        with contextlib.suppress(OSError):  # on a full disk the lock holds too, and only its holder is not named
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"Process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _prepare(part: Path, files: Files, base: bytes = b"") -> LocalFolder:
+    """The folder to write into, with what an earlier run with the same metadata has left there, or empty."""
+    pending = files.get(METADATA, b"")
+    # All of it is there if a kill fell between the last shard and the commit.
+    if not pending or not (_holds(part / _PENDING, pending) or _holds(part / METADATA, pending)):
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir()
+        if base:
+            LocalFolder(part).put(_BASE, [memoryview(base)])
+        LocalFolder(part).put(_PENDING, [memoryview(pending)])
+    for folder in _folders(part):
+        LocalFolder(folder).remove_temporaries()
+    return LocalFolder(part)
+
+
+def _put_all(folder: LocalFolder, files: Files) -> None:
+    """Put the metadata beside the shards, ``zarr.json`` last, and all names on the disk."""
+    for name in sorted(files, key=METADATA.__eq__):
+        if name == METADATA:
+            for each in _folders(folder.path):
+                sync_folder(each)
+        place = folder.path / name
+        LocalFolder(place.parent).put(place.name, [memoryview(files[name])])
+    (folder.path / _PENDING).unlink(missing_ok=True)
+    folder.sync()
+
+
+def _folders(path: Path) -> list[Path]:
+    """A folder, and those in it: of the arrays of a group."""
+    return [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content

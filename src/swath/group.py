@@ -1,0 +1,214 @@
+"""Several arrays of as many rows each, written, read and made longer together: `RowGroup`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from swath.array import RowArray
+from swath.errors import FormatError, OptionError
+from swath.layout import CodecName
+from swath.store import open_members
+
+if TYPE_CHECKING:
+    import dask.array
+
+    from swath.check import Damage, Verification
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class RowGroup(Mapping[str, RowArray]):
+    """Arrays of as many rows each, by name: a mapping of names to `RowArray`.
+
+    It is the group as it was when it was opened, until `append` or `refresh` moves it on.
+    """
+
+    url: str
+    _arrays: dict[str, RowArray]
+
+    def __getitem__(self, name: str) -> RowArray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of each array."""
+        return len(next(iter(self._arrays.values())))
+
+    @property
+    def segments(self) -> NDArray[np.int64]:
+        """(n, 2) half-open ranges of rows that no recording of any of the arrays begins or ends within."""
+        edges = np.unique(np.concatenate([array.segments.ravel() for array in self._arrays.values()]))
+        return np.stack([edges[:-1], edges[1:]], axis=1)
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name}: {array.shape} {array.dtype}" for name, array in self._arrays.items())
+        return f"<swath.RowGroup {{{arrays}}}: {self.url}>"
+
+    def gather(self, starts: ArrayLike, **options: Any) -> dict[str, NDArray[Any]]:
+        """The same windows of each array, now; ``options`` are those of `RowArray.gather`, but for ``out``.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> g = swath.ingest_group({"X": np.zeros((100, 5)), "y": np.arange(100)}, tmp / "gather_group.zarr", window=4)
+        >>> batch = g.gather([90, 7])
+        >>> batch["X"].shape, batch["y"].tolist()
+        ((2, 4, 5), [[90, 91, 92, 93], [7, 8, 9, 10]])
+        """
+        if options.get("out") is not None:
+            raise OptionError(
+                "A group has no one array to put its batches in. Gather each array with an out of its own."
+            )
+        return {name: array.gather(starts, **options) for name, array in self._arrays.items()}
+
+    def windows(self, starts: ArrayLike, **options: Any) -> dict[str, dask.array.Array]:
+        """The same windows of each array, lazily; ``options`` are those of `RowArray.windows`."""
+        return {name: array.windows(starts, **options) for name, array in self._arrays.items()}
+
+    def append(
+        self,
+        sources: Mapping[str, Any],
+        *,
+        memory_limit: int | str | None = None,
+        progress: bool | None = None,
+        timeout: float = 60.0,
+    ) -> RowGroup:
+        """Write more rows behind the last of each array, in one commit, and move this handle on to them.
+
+        Parameters
+        ----------
+        sources
+            A source for each array, of as many rows each.
+        memory_limit, progress, timeout
+            As in `RowArray.append`.
+
+        Returns
+        -------
+        RowGroup
+            This one.
+
+        Raises
+        ------
+        SourceError
+            There is not one for each array, or they differ in rows.
+        StoreBusyError, MemoryLimitError, DiskFullError
+            As in `RowArray.append`.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> g = swath.ingest_group({"X": np.zeros((100, 5)), "y": np.arange(100)}, tmp / "append_group.zarr")
+        >>> g.append({"X": np.ones((20, 5)), "y": np.arange(20)}).n_rows
+        120
+        """
+        from swath import ingestion
+
+        ingestion.append_group(
+            sources, self.url, ingestion.Options(memory_limit=memory_limit, progress=progress), timeout
+        )
+        return self.refresh()
+
+    def refresh(self) -> RowGroup:
+        """Move this handle on to what the group is now, and return it."""
+        self._arrays = open_group(self.url)._arrays
+        return self
+
+    def verify(self, sources: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Verification]:
+        """Check each array, beside its source if there is one; ``options`` are those of `RowArray.verify`."""
+        return {
+            name: array.verify(None if sources is None else sources[name], **options)
+            for name, array in self._arrays.items()
+        }
+
+    def repair(self, sources: Mapping[str, Any], **options: Any) -> dict[str, tuple[Damage, ...]]:
+        """Mend each array from its source; ``options`` are those of `RowArray.repair`."""
+        return {name: self._arrays[name].repair(source, **options) for name, source in sources.items()}
+
+
+def open_group(url: str | os.PathLike[str]) -> RowGroup:
+    """Open a group that `ingest_group` wrote.
+
+    Raises
+    ------
+    StoreNotFoundError, IncompleteStoreError, FormatError
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> _ = swath.ingest_group({"X": np.zeros((100, 5)), "y": np.arange(100)}, tmp / "open_group.zarr")
+    >>> sorted(swath.open_group(tmp / "open_group.zarr"))
+    ['X', 'y']
+    """
+    stores = open_members(url)
+    lengths = {name: store.layout.n_rows for name, store in stores.items()}
+    if not stores or len(set(lengths.values())) > 1:
+        raise FormatError(f"The arrays of the group {url} have {lengths} rows. Restore its zarr.json.")
+    home = next(iter(stores.values())).home
+    return RowGroup(str(home), {name: RowArray(store) for name, store in stores.items()})
+
+
+def ingest_group(
+    sources: Mapping[str, Any],
+    url: str | os.PathLike[str],
+    *,
+    window: int = 16,
+    chunk_rows: int | Literal["auto"] = "auto",
+    shard_rows: int | Literal["auto"] = "auto",
+    codec: CodecName | Literal["auto"] = "auto",
+    memory_limit: int | str | None = None,
+    progress: bool | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> RowGroup:
+    """Write several arrays of as many rows each, in one commit, and open them.
+
+    Parameters
+    ----------
+    sources
+        A source for each name, as `swath.ingest` takes them, of as many rows each; no iterators.
+    url
+        The folder that shall be the group: a Zarr v3 group, each array of which is a store.
+    window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite
+        As in `swath.ingest`, for each array.
+
+    Raises
+    ------
+    SourceError
+        They differ in rows, or one is no source.
+    OptionError
+        A name is no name of a folder.
+    StoreExistsError, StoreBusyError, LayoutError, MemoryLimitError, DiskFullError
+        As in `swath.ingest`.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> g = swath.ingest_group({"X": np.zeros((100, 5)), "y": np.arange(100)}, tmp / "group.zarr")
+    >>> g["X"].shape, g["y"].shape
+    ((100, 5), (100,))
+    """
+    from swath import ingestion
+
+    options = ingestion.Options(
+        window=window,
+        chunk_rows=chunk_rows,
+        shard_rows=shard_rows,
+        codec=codec,
+        memory_limit=memory_limit,
+        progress=progress,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    ingestion.ingest_group(sources, url, options)
+    return open_group(url)

@@ -1,0 +1,289 @@
+"""What do ``zarr.json`` and the head of a shard say, and are they as swath wrote them?
+
+A store is one plain Zarr v3 array, a group of stores a Zarr v3 group with consolidated metadata: whoever reads Zarr reads
+them. Our own facts are the attribute ``swath``, with a crc32c over all that swath relies on. zarr-python makes the
+metadata of arrays, so that it reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from swath.checksum import crc32c
+from swath.errors import FormatError, LayoutError, OptionError
+from swath.layout import CodecName, Layout
+from swath.shard import IDENTITY_BYTES, Stamp
+
+FORMAT = 1
+METADATA = "zarr.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ``zarr.json`` says of a store."""
+
+    layout: Layout
+    window: int
+    segments: tuple[int, ...]
+    """Rows of each segment, in order; their sum is ``layout.n_rows``."""
+    sources: tuple[Mapping[str, Any], ...]
+    """What the store was ingested from, and what was appended, in order: JSON values."""
+    reason: str = "as asked"
+    """Why the codec is what it is."""
+
+    @cached_property
+    def identity(self) -> bytes:
+        """What appending leaves as it is: of two stores with the same, one is the other, longer."""
+        layout = self.layout
+        with warnings.catch_warnings():  # numpy warns of metadata of a dtype, which are no part of its values
+            warnings.simplefilter("ignore")
+            dtype = np.lib.format.dtype_to_descr(layout.dtype)
+        own = [layout.row_shape, dtype, layout.chunk_rows, layout.shard_rows, layout.codec, self.sources[0]]
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()[:IDENTITY_BYTES]
+
+    def stamp(self, shard: int) -> Stamp:
+        """What the head of a shard says, if it is this one."""
+        start, stop = self.layout.rows_of(shard)
+        return Stamp(shard, stop - start, self.identity)
+
+    def is_continued_by(self, other: Facts) -> bool:
+        """Whether another version of the metadata only appends to this one."""
+        n = len(self.segments)
+        return other.identity == self.identity and other.segments[:n] == self.segments
+
+
+def shard_key(layout: Layout, shard: int) -> str:
+    """The key of a shard: Zarr's default encoding with ``.``, so that all shards lie in one folder."""
+    return ".".join(["c", str(shard), *("0" for _ in layout.row_shape)])
+
+
+def check_name(name: object) -> None:
+    """Refuse what is no name of an array in a group.
+
+    Raises
+    ------
+    OptionError
+    """
+    if (
+        not isinstance(name, str)
+        or not name
+        or name.startswith((".", "__"))
+        or set(name) & set("/\\\0")
+        or name == METADATA
+    ):
+        raise OptionError(
+            f"{name!r} is no name for an array of a group. Give a text without slashes that does not begin with a dot."
+        )
+
+
+def encode_metadata(facts: Facts) -> bytes:
+    """The bytes of the ``zarr.json`` of a store, with a checksum over all that swath relies on.
+
+    Raises
+    ------
+    LayoutError
+        Zarr refuses these rows.
+    """
+    import zarr
+    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+    from zarr.storage import MemoryStore
+
+    layout = facts.layout
+    itemsize = layout.dtype.itemsize
+    compressors: list[Any] = [Crc32cCodec()]
+    if layout.codec != "raw":
+        shuffle: Any = "shuffle" if itemsize > 1 else "noshuffle"
+        cname: Any = layout.codec
+        compressors.insert(0, BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255)))
+    own: dict[str, Any] = {
+        "format": FORMAT,
+        "dtype": None,
+        "codec": layout.codec,
+        "reason": facts.reason,
+        "window": facts.window,
+        "segments": facts.segments,
+        "sources": facts.sources,
+    }
+    files: dict[str, Any] = {}
+    try:
+        # Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once.
+        # And numpy warns of metadata of a dtype (h5py's, of enums and text), which are no part of its values.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            own["dtype"] = np.lib.format.dtype_to_descr(layout.dtype)
+            zarr.create_array(
+                MemoryStore(files),
+                shape=layout.shape,
+                dtype=_zarr_dtype(layout.dtype),
+                chunks=(layout.chunk_rows, *layout.row_shape),
+                shards={"shape": (layout.shard_rows, *layout.row_shape), "index_location": "start"},
+                filters=None,
+                serializer=BytesCodec(endian="little"),
+                compressors=compressors,
+                chunk_key_encoding={"name": "default", "separator": "."},
+                attributes={"swath": own},
+            )
+    except (ValueError, TypeError) as error:
+        raise LayoutError(
+            f"Zarr cannot hold rows of dtype {layout.dtype} and shape {layout.row_shape} ({error}). Choose another dtype."
+        ) from error
+    document = json.loads(files[METADATA].to_bytes())
+    own = document["attributes"]["swath"]
+    if np.lib.format.descr_to_dtype(_tuples(own["dtype"])) != layout.dtype:
+        raise LayoutError(f"The dtype {layout.dtype} has no description that numpy reads back. Choose another dtype.")
+    return _seal(document)
+
+
+def encode_group(members: Mapping[str, bytes]) -> bytes:
+    """The bytes of the ``zarr.json`` of a group, from those of its arrays.
+
+    It holds the metadata of all arrays (consolidated, as zarr-python calls it), so that one file commits them together.
+    """
+    own = {"format": FORMAT, "arrays": list(members)}
+    inline = {name: json.loads(encoded) for name, encoded in members.items()}
+    return _seal(
+        {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": {"swath": own},
+            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inline},
+        }
+    )
+
+
+def decode_group(encoded: bytes, path: Path) -> dict[str, bytes]:
+    """The bytes of the ``zarr.json`` of each array of a group, as they were given to `encode_group`.
+
+    Raises
+    ------
+    FormatError
+        It is no metadata of a group, of a later version, or not as it was written.
+    """
+    document = _unseal(encoded, path / METADATA)
+    try:
+        inline = document["consolidated_metadata"]["metadata"]
+        return {name: _dump(inline[name]) for name in document["attributes"]["swath"]["arrays"]}
+    except (KeyError, TypeError) as error:
+        raise _not_ours(path / METADATA, error) from None
+
+
+def decode_metadata(encoded: bytes, path: Path) -> Facts:
+    """What the ``zarr.json`` of a store says.
+
+    Raises
+    ------
+    FormatError
+        It is no metadata of a store, of a later version, or not as it was written.
+    """
+    where = path / METADATA
+    document = _unseal(encoded, where)
+    try:
+        own = document["attributes"]["swath"]
+        dtype = np.lib.format.descr_to_dtype(_tuples(own["dtype"]))
+        if own["codec"] not in get_args(CodecName):
+            raise FormatError(
+                f"{where} names the codec {own['codec']!r}, which this version cannot decode. Upgrade swath."
+            )
+        codec: CodecName = own["codec"]
+        inner = document["codecs"][0]["configuration"]["chunk_shape"]
+        shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec)
+        return Facts(layout, own["window"], tuple(own["segments"]), tuple(own["sources"]), own["reason"])
+    except FormatError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise _not_ours(where, error) from None
+
+
+def is_ours(encoded: bytes) -> bool:
+    """Whether metadata were written by swath, and damaged since or not."""
+    try:
+        own = json.loads(encoded)["attributes"]["swath"]
+    except (KeyError, TypeError):
+        return False
+    except (ValueError, RecursionError):
+        return b'"swath"' in encoded
+    # Anybody may have an attribute of this name; ours has these.
+    return isinstance(own, dict) and {"format", "crc32c"} & own.keys() != set()
+
+
+def is_group(encoded: bytes) -> bool:
+    """Whether metadata of ours are those of a group."""
+    try:
+        return bool(json.loads(encoded)["node_type"] == "group")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _seal(document: dict[str, Any]) -> bytes:
+    document["attributes"]["swath"]["crc32c"] = _checksum(document)
+    return _dump(document)
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()
+
+
+def _unseal(encoded: bytes, where: Path) -> dict[str, Any]:
+    """Metadata of ours, as they were written.
+
+    Raises
+    ------
+    FormatError
+    """
+    try:
+        document: dict[str, Any] = json.loads(encoded)
+        own = document["attributes"]["swath"]
+        if own["format"] != FORMAT:
+            raise FormatError(
+                f"{where} has format {own['format']!r}, and this version of swath reads {FORMAT}. Upgrade swath."
+            )
+        if own["crc32c"] != _checksum(document):
+            raise FormatError(
+                f"{where} is not as swath wrote it: its checksum is wrong. Restore the file, or ingest the source again."
+            )
+    except FormatError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise _not_ours(where, error) from None
+    return document
+
+
+def _not_ours(where: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{where} is no metadata of a swath store ({type(error).__name__}: {error}). Ingest the array with swath.ingest."
+    )
+
+
+def _checksum(document: dict[str, Any]) -> int:
+    """A crc32c of the metadata without itself, and without the attributes that are not ours."""
+    own = {name: value for name, value in document["attributes"]["swath"].items() if name != "crc32c"}
+    return crc32c(json.dumps({**document, "attributes": own}, sort_keys=True).encode())
+
+
+def _tuples(descr: Any) -> Any:
+    """A dtype's description as numpy wants it, from JSON, which knows no tuples."""
+    if isinstance(descr, str):
+        return descr
+    names = (tuple(field[0]) if isinstance(field[0], list) else field[0] for field in descr)  # with a title, or without
+    return [(name, _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for name, field in zip(names, descr)]
+
+
+def _zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that Zarr is told: raw bytes for what Zarr has no name for (long double, records with subarrays)."""
+    from zarr.dtype import parse_dtype
+
+    try:
+        same = parse_dtype(dtype, zarr_format=3).to_native_dtype() == dtype
+    except (ValueError, TypeError):
+        same = False
+    return dtype if same else np.dtype(f"V{dtype.itemsize}")

@@ -1,0 +1,207 @@
+"""How do the rows of a source become shards?
+
+Each worker takes the next shard, reads its rows into a buffer of its own, and writes checksums and bytes in one go. A source
+that is best read in order is read under a lock, one shard after another; encoding and writing overlap. Memory is the
+workers' buffers and what the source holds, whatever the size of the array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.errors import DiskFullError, MemoryLimitError
+from swath.layout import Layout
+from swath.memory import Room, format_bytes
+from swath.metadata import Facts, shard_key
+from swath.shard import encode_shard
+from swath.sources import Source
+from swath.storage import LocalFolder
+
+# Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
+_WAITING_WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One array of what is written."""
+
+    name: str
+    """In its group; empty for a store by itself."""
+    facts: Facts
+    """Of the whole array, when this is written."""
+    source: Source
+    first_row: int
+    """Of the array, which is row 0 of the source; a shard begins with it."""
+
+    @property
+    def shards(self) -> range:
+        """The shards that are written."""
+        layout = self.facts.layout
+        return range(self.first_row // layout.shard_rows, layout.n_shards)
+
+
+def write_parts(folder: LocalFolder, parts: Sequence[Part], limit: Room, progress: bool | None) -> None:
+    """Write the shards of some arrays that are not in ``folder`` yet.
+
+    Raises
+    ------
+    DiskFullError
+        There is no room; what has been written stays.
+    """
+    workers = check_memory(parts, limit)
+    folders = [folder_of(folder, part.name) for part in parts]
+    missing = [
+        [shard for shard in part.shards if not place.has(shard_key(part.facts.layout, shard))]
+        for place, part in zip(folders, parts)
+    ]
+    _check_disk(folder, parts, missing)
+    total, left = (
+        sum(_bytes_of(part.facts.layout, shards) for part, shards in zip(parts, each))
+        for each in ([part.shards for part in parts], missing)
+    )
+    with progress_bar("ingest", total, total - left, progress) as advance:
+        for place, part, shards, n_workers in zip(folders, parts, missing, workers):
+            _write_shards(place, part, shards, n_workers, advance)
+
+
+def check_memory(parts: Sequence[Part], limit: Room) -> list[int]:
+    """How many workers may write each array.
+
+    Raises
+    ------
+    MemoryLimitError
+        One shard does not fit in the limit.
+    """
+    return [_workers(part, limit) for part in parts]
+
+
+def folder_of(folder: LocalFolder, name: str) -> LocalFolder:
+    """The folder of one array."""
+    place = folder.path / name
+    place.mkdir(exist_ok=True)
+    return LocalFolder(place)
+
+
+def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
+    return sum(b - a for a, b in map(layout.rows_of, shards)) * layout.row_bytes
+
+
+def _write_shards(
+    folder: LocalFolder, part: Part, shards: Sequence[int], workers: int, advance: Callable[[int], None]
+) -> None:
+    layout, source = part.facts.layout, part.source
+    shared = iter(shards)
+    reading: contextlib.AbstractContextManager[Any] = threading.Lock() if source.in_order else contextlib.nullcontext()
+    # dask makes a pool for each thread that computes, and each of its threads keeps some memory: one thread reads.
+    reader = ThreadPoolExecutor(1, thread_name_prefix="swath-read")
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        if source.in_order:
+            reader.submit(source.read_into, start, out).result()
+        else:
+            source.read_into(start, out)
+
+    def work() -> None:
+        buffer = shard_buffer(layout)
+        while True:
+            with reading:  # in order: the shard is chosen and read in one turn
+                shard = next(shared, None)
+                if shard is None:
+                    return
+                start, stop = layout.rows_of(shard)
+                read(start - part.first_row, rows_in(buffer, layout, stop - start))
+            put_shard(folder, part.facts, shard, buffer)
+            advance((stop - start) * layout.row_bytes)
+
+    with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
+        futures = [pool.submit(work) for _ in range(workers)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            # After an error, or Ctrl-C, no worker finds another shard.
+            for _ in shared:
+                pass
+
+
+def shard_buffer(layout: Layout) -> NDArray[np.uint8]:
+    """Room for the rows of one shard."""
+    return np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
+
+
+def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
+    """The first rows of a shard's buffer."""
+    return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
+
+
+def put_shard(folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8]) -> None:
+    """Write one shard, whose rows are in ``buffer``."""
+    layout = facts.layout
+    start, stop = layout.rows_of(shard)
+    chunks = layout.chunks_in(shard)
+    buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
+    folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks, facts.stamp(shard)))
+
+
+def _workers(part: Part, limit: Room) -> int:
+    """As many workers as pay, and as their buffers leave room for.
+
+    Raises
+    ------
+    MemoryLimitError
+        There is no room for one.
+    """
+    layout, source = part.facts.layout, part.source
+    shard = layout.shard_rows * layout.row_bytes
+    buffers = shard if layout.codec == "raw" else 2 * shard
+    fitting = (limit.n_bytes - source.read_bytes) // (buffers + layout.head_bytes)
+    if fitting < 1:
+        raise MemoryLimitError(
+            f"This ingest needs {format_bytes(source.read_bytes + buffers + layout.head_bytes)} (the source reads "
+            f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
+            f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
+        )
+    return int(min(fitting, len(os.sched_getaffinity(0)) + _WAITING_WORKERS, max(1, len(part.shards))))
+
+
+def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Sequence[int]]) -> None:
+    """Refuse what the disk cannot take, where that is known before."""
+    needed = 0
+    for part, shards in zip(parts, missing):
+        layout = part.facts.layout
+        if layout.codec == "raw":
+            chunks = sum(layout.chunks_in(shard) for shard in shards)
+            needed += chunks * (layout.chunk_bytes + layout.crc_bytes) + len(shards) * layout.head_bytes
+    free = shutil.disk_usage(folder.path).free
+    if needed > free:
+        raise DiskFullError(
+            f"{folder.path.parent} has {format_bytes(free)} free, but the store needs {format_bytes(needed)} ({needed} bytes) more. "
+            "Make room, choose another place, or try codec='zstd'."
+        )
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: int, done: int, wanted: bool | None) -> Iterator[Callable[[int], None]]:
+    """A function to be told of bytes that are done; it moves a bar on stderr, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    shown = console.is_terminal if wanted is None else wanted
+    if not shown:
+        yield lambda n_bytes: None
+        return
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda n_bytes: bar.advance(task, n_bytes)
