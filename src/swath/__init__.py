@@ -12,12 +12,13 @@ from swath import errors
 from swath.array import RowArray, ingest, open
 from swath.errors import SwathError
 from swath.plan import Plan
+from swath.sources.images import images
 
 if TYPE_CHECKING:
     from swath.lazy import compute
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "RowArray", "SwathError", "compute", "errors", "ingest", "open"]
+__all__ = ["Plan", "RowArray", "SwathError", "compute", "errors", "images", "ingest", "open"]
 
 
 def __getattr__(name: str) -> Any:
