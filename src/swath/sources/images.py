@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from swath.errors import OptionError, SourceError, SwathError
+from swath.errors import OptionError, SourceError, SourceNotFoundError, SwathError
 from swath.sources import Source, parse_dtype
 from swath.sources.image_files import NOT_DECODED, ImageFiles, in_folder, in_list, stat_file
 
@@ -42,6 +42,7 @@ Mode = Literal["L", "RGB", "RGBA"]
 # Modes with more than 8 bits a sample: Pillow clips them at 255. Of colours with 16 bits ("RGB;16B") it keeps the high byte.
 _DEEP_MODES = re.compile(r"I|F|I;.*")
 _DEEP_SAMPLES = re.compile(r"\b(LA|RGB\w*|CMYK);16")
+_BITS_PER_SAMPLE = 258
 
 # Decoding costs 4 bytes a pixel (baseline JPEG, PNG) to 19 (JPEG 2000: 32 bits a channel), and conversions 8 at other times.
 _DECODE_BYTES = 24
@@ -50,9 +51,10 @@ _RESIZE_BYTES = 16
 # Threads that read at once: ingestion takes two workers more than cores.
 _MORE_READERS = 2
 
-# Headers are read in blocks of files, since a future for each would cost as much again. On cold disks threads wait: more than cores.
+# Headers are read in blocks of files: a future for each would cost as much again. Threads pay where a disk is waited for, and cost
+# where files are cached, since headers are read under the interpreter's lock: few of them.
 _BLOCK_FILES = 256
-_HEADER_THREADS = 8
+_HEADER_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,19 +270,18 @@ def _parse_size(size: Any) -> tuple[int, int]:
 
 
 def _pillow() -> None:
-    """See that Pillow is there, with all its formats.
+    """See that Pillow is there.
 
     Raises
     ------
     SourceError
     """
     try:
-        from PIL import Image
+        import PIL  # noqa: F401
     except ImportError as error:
         raise SourceError(
             "Images are read by Pillow, which is not installed. Run: pip install 'swath[images]'"
         ) from error
-    Image.init()
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,14 +341,16 @@ def _open_image(file: IO[bytes], path: str) -> ImageFile:
     """
     from PIL import Image
 
+    Image.init()  # registers all formats, once a process
     image = Image.open(file, formats=[kind for kind in Image.ID if kind not in NOT_DECODED])
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and math.prod(image.size) > limit:
         raise SourceError(
             f"{path} is {_size(image.size)}, more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS. Leave it out, or raise that limit."
         )
-    # The first tile says how samples lie in the file.
-    if _DEEP_MODES.fullmatch(image.mode) or any(_DEEP_SAMPLES.search(str(tile[3])) for tile in image.tile[:1]):
+    # The first tile says how samples lie in the file; of TIFF in planes, where it does not, the tag BitsPerSample does.
+    is_deep = _DEEP_MODES.fullmatch(image.mode) or any(_DEEP_SAMPLES.search(str(tile[3])) for tile in image.tile[:1])
+    if is_deep or np.max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)) > 8:
         raise SourceError(
             f"{path} has more than 8 bits a sample (mode {image.mode!r}), which do not fit in the bytes of a row. Scale it to 8 bits first."
         )
@@ -363,6 +366,8 @@ def _reading(path: str) -> Iterator[None]:
         yield
     except (SwathError, MemoryError):
         raise
+    except FileNotFoundError:
+        raise SourceNotFoundError(f"There is no file {path} any more. Restore it.") from None
     except UnidentifiedImageError as error:
         raise SourceError(f"{path} is no image of a format that Pillow knows. Mend it, or leave it out.") from error
     except Exception as error:
