@@ -635,8 +635,9 @@ def test_a_read_takes_no_more_memory_than_it_says(tmp_path: Path, name: str, siz
         "a.webp": {"lossless": True, "method": 0, "quality": 0},
     }
     for i, (height, width) in enumerate(((8, 8), (1000, 1500))):
-        image = _noise(height, width, 4)
-        image = {"a.jpg": image.convert("RGB"), "p.png": _palette(height, width)}.get(name, image)
+        # Smooth, as photographs are: the file is small, and the bound holds by what it says of pixels.
+        image = _noise(4, 4, 4).resize((width, height), Image.Resampling.BICUBIC)
+        image = {"a.jpg": image.convert("RGB"), "p.png": image.convert("RGB").quantize(32)}.get(name, image)
         _save(image, tmp_path / f"{i}" / name, **options.get(name, {}))
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, tmp_path, repr(size)], capture_output=True, text=True, check=True
