@@ -45,6 +45,7 @@ OWNERS = {
     "zarr": {"metadata", "foreign"},
     "dask": {"lazy"},
     "h5py": {"sources"},
+    "PIL": {"sources"},
     "numcodecs": {"decoder"},
     "awscrt": {"checksum"},
 }
@@ -117,7 +118,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, module: str, line: str, found: 
     assert violations(tmp_path / "swath") == [found]
 
 
-HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed"}
+HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed", "PIL"}
 
 
 def _loaded(statement: str) -> set[str]:

@@ -13,6 +13,7 @@ from swath.array import RowArray, ingest, open
 from swath.errors import SwathError
 from swath.group import RowGroup, ingest_group, open_group
 from swath.plan import Plan
+from swath.sources.images import images
 
 if TYPE_CHECKING:
     from swath.lazy import compute
@@ -25,6 +26,7 @@ __all__ = [
     "SwathError",
     "compute",
     "errors",
+    "images",
     "ingest",
     "ingest_group",
     "open",

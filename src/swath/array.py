@@ -457,7 +457,8 @@ def ingest(
     ----------
     source
         A numpy or dask array, an h5py dataset, the path of a ``.npy`` file or of a raw binary file,
-        ``"file.h5::dataset"``, or a list of these, which is joined along axis 0, each a segment. Or an iterator of blocks of
+        ``"file.h5::dataset"``, a folder of images that are alike, or a list of these, which is joined along axis 0, each a
+        segment. For labels, and images that are not alike, a source that `swath.images` makes. Or an iterator of blocks of
         rows, whose number need not be known; it can't be read again, so an interrupted call begins anew.
     url
         The folder that shall be the store.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,6 +18,7 @@ from swath.errors import OptionError, SourceError, SourceNotFoundError
 __all__ = ["Source", "open_source"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """An array of rows, each of the same shape and dtype."""
 
@@ -67,8 +68,8 @@ def open_source(
     Parameters
     ----------
     source
-        A path of a ``.npy`` file, ``"file.h5::dataset"``, a raw binary file (which needs ``dtype``), a list of these,
-        or a numpy array, dask array or h5py dataset.
+        A path of a ``.npy`` file, ``"file.h5::dataset"``, a raw binary file (which needs ``dtype``), a folder of images,
+        a list of these, or a numpy array, dask array or h5py dataset. A `Source` is given back as it is.
     dtype, row_shape
         Of a raw binary file; ``row_shape`` is ``()`` if not given.
     cache_bytes
@@ -88,6 +89,12 @@ def open_source(
             raise SourceError("The list of sources is empty. Give at least one.")
         parts = [open_source(part, dtype=dtype, row_shape=row_shape, cache_bytes=cache_bytes // 2) for part in source]
         found: Source = parts[0] if len(parts) == 1 else concatenated.ConcatenatedSource(tuple(parts))
+    elif isinstance(source, Source):
+        found = source
+    elif isinstance(source, (str, os.PathLike)) and Path(source).expanduser().is_dir():
+        from swath.sources import images
+
+        found = images.open_folder(os.fspath(source))
     elif isinstance(source, (str, os.PathLike)):
         found = files.open_file(os.fspath(source), dtype, row_shape, cache_bytes)
     elif isinstance(source, np.ndarray):

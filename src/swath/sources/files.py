@@ -93,7 +93,7 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
     head, separator, dataset = name.rpartition("::")
     path = Path(head if separator else name).expanduser()
     if path.is_dir():
-        raise SourceError(f"{path} is a folder. Give a file, or a list of files.")
+        raise SourceError(f"{path} is a folder, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
