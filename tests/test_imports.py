@@ -28,7 +28,8 @@ LAYERS = [
     {"opening", "streaming"},
     {"sample", "mapped"},
     {"gather"},
-    {"ingestion", "check"},
+    {"cluster", "check"},
+    {"ingestion"},
     {"repair", "lazy"},
     {"array"},
     {"group"},
@@ -44,6 +45,7 @@ PURE = LEVEL["plan"]
 OWNERS = {
     "zarr": {"metadata", "foreign"},
     "dask": {"lazy"},
+    "distributed": {"cluster"},
     "h5py": {"sources"},
     "PIL": {"sources"},
     "numcodecs": {"decoder"},

@@ -230,6 +230,7 @@ class RowArray:
         row_shape: Sequence[int] | None = None,
         memory_limit: int | str | None = None,
         progress: bool | None = None,
+        client: Any = None,
         timeout: float = 60.0,
     ) -> RowArray:
         """Write more rows behind the last, each recording a segment, and move this handle on to them.
@@ -242,7 +243,7 @@ class RowArray:
         ----------
         source, dtype, row_shape
             As in `swath.ingest`; its rows have the shape and dtype of this array.
-        memory_limit, progress
+        memory_limit, progress, client
             As in `swath.ingest`.
         timeout
             Seconds to wait for another process that writes this store.
@@ -276,7 +277,9 @@ class RowArray:
         from swath import ingestion
 
         store = self._own_store("append to")
-        options = ingestion.Options(dtype=dtype, row_shape=row_shape, memory_limit=memory_limit, progress=progress)
+        options = ingestion.Options(
+            dtype=dtype, row_shape=row_shape, memory_limit=memory_limit, progress=progress, client=client
+        )
         ingestion.append(source, store.folder.path, options, timeout)
         return self.refresh()
 
@@ -448,6 +451,7 @@ def ingest(
     progress: bool | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    client: Any = None,
 ) -> RowArray:
     """Write an array as a store laid out for random windows, and open it.
 
@@ -480,6 +484,10 @@ def ingest(
         Whether to carry on with what an interrupted call with the same arguments has written.
     overwrite
         Whether to replace an array that is at ``url``. The old one stays until the new one is whole.
+    client
+        A ``distributed.Client``, whose workers write the shards, one task each; by default the active one, and threads if
+        there is none. The workers must see the source and ``url``. What only this process has, such as a numpy array, is
+        written by threads.
 
     Returns
     -------
@@ -518,6 +526,7 @@ def ingest(
         progress=progress,
         resume=resume,
         overwrite=overwrite,
+        client=client,
     )
     ingestion.ingest(source, url, options)
     return open(url)

@@ -82,6 +82,7 @@ class RowGroup(Mapping[str, RowArray]):
         *,
         memory_limit: int | str | None = None,
         progress: bool | None = None,
+        client: Any = None,
         timeout: float = 60.0,
     ) -> RowGroup:
         """Write more rows behind the last of each array, in one commit, and move this handle on to them.
@@ -90,7 +91,7 @@ class RowGroup(Mapping[str, RowArray]):
         ----------
         sources
             A source for each array, of as many rows each.
-        memory_limit, progress, timeout
+        memory_limit, progress, client, timeout
             As in `RowArray.append`.
 
         Returns
@@ -114,9 +115,8 @@ class RowGroup(Mapping[str, RowArray]):
         """
         from swath import ingestion
 
-        ingestion.append_group(
-            sources, self.url, ingestion.Options(memory_limit=memory_limit, progress=progress), timeout
-        )
+        options = ingestion.Options(memory_limit=memory_limit, progress=progress, client=client)
+        ingestion.append_group(sources, self.url, options, timeout)
         return self.refresh()
 
     def refresh(self) -> RowGroup:
@@ -170,6 +170,7 @@ def ingest_group(
     progress: bool | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    client: Any = None,
 ) -> RowGroup:
     """Write several arrays of as many rows each, in one commit, and open them.
 
@@ -179,7 +180,7 @@ def ingest_group(
         A source for each name, as `swath.ingest` takes them, of as many rows each; no iterators.
     url
         The folder that shall be the group: a Zarr v3 group, each array of which is a store.
-    window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite
+    window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite, client
         As in `swath.ingest`, for each array.
 
     Raises
@@ -209,6 +210,7 @@ def ingest_group(
         progress=progress,
         resume=resume,
         overwrite=overwrite,
+        client=client,
     )
     ingestion.ingest_group(sources, url, options)
     return open_group(url)

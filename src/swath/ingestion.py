@@ -16,12 +16,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from swath.cluster import find_client, pickled, write_on_workers
 from swath.commit import appending, building, check_vacant, local_path, locked, pending_bytes, settle
 from swath.errors import FormatError, OptionError, SourceError
 from swath.gather import gather_now
@@ -44,7 +46,7 @@ from swath.sources.memory import ArraySource
 from swath.store import Store, open_members, open_store
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
-from swath.writing import Part, check_memory, write_parts
+from swath.writing import Part, Writer, on_threads, write_parts
 
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
 _CACHE_IN_LIMIT = 0.5
@@ -74,6 +76,7 @@ class Options:
     progress: bool | None = None
     resume: bool = True
     overwrite: bool = False
+    client: Any = None
 
 
 def ingest(source: Any, url: str | os.PathLike[str], options: Options) -> None:
@@ -139,9 +142,9 @@ def _ingest_sources(sources: Mapping[str, Source], path: Path, options: Options,
     parts = [
         Part(name, _new_facts(source, options, limit, pending.get(name)), source, 0) for name, source in sources.items()
     ]
-    check_memory(parts, limit)
+    writers = _writers(parts, options, limit)
     with building(path, _files(parts), overwrite=options.overwrite, resume=options.resume) as build:
-        write_parts(build.folder, parts, limit, options.progress)
+        write_parts(build.folder, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
 
@@ -155,10 +158,20 @@ def _append_sources(
         facts = _longer(stores[name].facts, source)
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
         parts.append(Part(name, facts, joined, first_row))
-    check_memory(parts, limit)
+    writers = _writers(parts, options, limit)
     with appending(path, _files(parts)) as build:
-        write_parts(build.folder, parts, limit, options.progress)
+        write_parts(build.folder, parts, writers, options.progress)
         _check_unchanged(sources, parts)
+
+
+def _writers(parts: Sequence[Part], options: Options, limit: Room) -> list[Writer]:
+    """The workers of a dask cluster for those arrays whose sources they can read, and threads for the others."""
+    writers: list[Writer] = []
+    client = find_client(options.client)
+    for part in parts:
+        encoded = None if client is None else pickled(part)
+        writers.append(on_threads(part, limit) if encoded is None else partial(write_on_workers, client, encoded))
+    return writers
 
 
 def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) -> None:

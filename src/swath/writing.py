@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +51,22 @@ class Part:
         return range(self.first_row // layout.shard_rows, layout.n_shards)
 
 
-def write_parts(folder: LocalFolder, parts: Sequence[Part], limit: Room, progress: bool | None) -> None:
-    """Write the shards of some arrays that are not in ``folder`` yet.
+class Writer(Protocol):
+    """What writes some shards of an array into a folder, and tells of bytes that are done."""
+
+    def __call__(self, folder: LocalFolder, part: Part, shards: Sequence[int], advance: Callable[[int], None]) -> None:
+        """Return when all are on the disk."""
+        ...
+
+
+def write_parts(folder: LocalFolder, parts: Sequence[Part], writers: Sequence[Writer], progress: bool | None) -> None:
+    """Write the shards of some arrays that are not in ``folder`` yet, each array by a writer of its own.
 
     Raises
     ------
     DiskFullError
         There is no room; what has been written stays.
     """
-    workers = check_memory(parts, limit)
     folders = [folder_of(folder, part.name) for part in parts]
     missing = [
         [shard for shard in part.shards if not place.has(shard_key(part.facts.layout, shard))]
@@ -70,19 +78,19 @@ def write_parts(folder: LocalFolder, parts: Sequence[Part], limit: Room, progres
         for each in ([part.shards for part in parts], missing)
     )
     with progress_bar("ingest", total, total - left, progress) as advance:
-        for place, part, shards, n_workers in zip(folders, parts, missing, workers):
-            _write_shards(place, part, shards, n_workers, advance)
+        for place, part, shards, write in zip(folders, parts, missing, writers):
+            write(place, part, shards, advance)
 
 
-def check_memory(parts: Sequence[Part], limit: Room) -> list[int]:
-    """How many workers may write each array.
+def on_threads(part: Part, limit: Room) -> Writer:
+    """A writer of threads, as many as pay, and as ``limit`` leaves room for.
 
     Raises
     ------
     MemoryLimitError
-        One shard does not fit in the limit.
+        There is no room for one.
     """
-    return [_workers(part, limit) for part in parts]
+    return partial(_write_shards, _workers(part, limit))
 
 
 def folder_of(folder: LocalFolder, name: str) -> LocalFolder:
@@ -97,7 +105,7 @@ def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
 
 
 def _write_shards(
-    folder: LocalFolder, part: Part, shards: Sequence[int], workers: int, advance: Callable[[int], None]
+    workers: int, folder: LocalFolder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
 ) -> None:
     layout, source = part.facts.layout, part.source
     shared = iter(shards)

@@ -1,0 +1,95 @@
+"""How are shards written by the workers of a dask cluster?
+
+One task reads the rows of one shard and writes it, wherever it runs: the rows never pass through the scheduler or the client. A
+task may run twice, since the same shard takes the same name. The workers see the same files as the client.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from swath.errors import SourceError
+from swath.metadata import shard_key
+from swath.storage import LocalFolder
+from swath.writing import Part, put_shard, rows_in, shard_buffer
+
+# What a worker needs to read a file is small; what is larger holds the rows themselves.
+_MOST_PICKLED_BYTES = 2**20
+
+
+def find_client(client: Any = None) -> Any:
+    """The client that is given, or the one that is active; None if there is none."""
+    if client is None and (distributed := sys.modules.get("distributed")) is not None:
+        try:
+            client = distributed.default_client()
+        except ValueError:
+            return None
+    return client
+
+
+def pickled(part: Part) -> bytes | None:
+    """What a worker needs to write shards of an array; None where that would be the rows themselves, or an open file."""
+
+    def refuse(buffer: pickle.PickleBuffer) -> bool:
+        if memoryview(buffer).nbytes > _MOST_PICKLED_BYTES:
+            raise _TooLargeError
+        return True  # in the stream, with the rest
+
+    stream = io.BytesIO()
+    try:
+        pickle.Pickler(stream, protocol=5, buffer_callback=refuse).dump(part)
+    except (_TooLargeError, pickle.PicklingError, TypeError, AttributeError):
+        return None
+    return stream.getvalue() if stream.tell() <= _MOST_PICKLED_BYTES else None
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+def write_on_workers(
+    client: Any, encoded: bytes, folder: LocalFolder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
+) -> None:
+    """Write some shards of an array, each by one task.
+
+    Raises
+    ------
+    SourceError
+        The workers do not see the files of this process.
+    """
+    import distributed
+
+    layout = part.facts.layout
+    [sent] = client.scatter([encoded], broadcast=True, hash=False)
+    futures = client.map(_write, shards, encoded=sent, folder=str(folder.path), key="swath-ingest", pure=False)
+    try:
+        for future in distributed.as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
+            start, stop = layout.rows_of(future.result())
+            advance((stop - start) * layout.row_bytes)
+    finally:
+        client.cancel(futures)
+    unseen = [shard for shard in shards if not folder.has(shard_key(layout, shard))]
+    if unseen:
+        raise SourceError(
+            f"{len(unseen)} of {len(shards)} shards were written where this process does not see them ({folder.path}). "
+            "Choose a place that the client and all workers share."
+        )
+
+
+def _write(shard: int, encoded: bytes, folder: str) -> int:
+    """The task: each has a source of its own, since not every source may be read by several threads."""
+    part: Part = pickle.loads(encoded)
+    layout = part.facts.layout
+    start, stop = layout.rows_of(shard)
+    buffer = shard_buffer(layout)
+    rows = rows_in(buffer, layout, stop - start)
+    dask = sys.modules["dask"]
+    with dask.config.set(scheduler="synchronous"):  # a dask array is computed here, and not by more tasks
+        part.source.read_into(start - part.first_row, rows)
+    put_shard(LocalFolder(Path(folder)), part.facts, shard, buffer)
+    return shard

@@ -1,0 +1,132 @@
+"""Ingest on the workers of a dask cluster: one task a shard, the same bytes as by threads, nothing through the scheduler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import h5py
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from oracle import assert_same
+
+import swath
+
+ROWS = np.random.default_rng(0).normal(size=(5000, 40))
+OPTIONS: dict[str, Any] = {"chunk_rows": 8, "shard_rows": 400, "codec": "lz4"}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, host="127.0.0.1"
+    )
+    with cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        yield client
+
+
+def _files(url: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in url.iterdir()}
+
+
+@pytest.fixture(params=["npy", "h5", "h5-chunked", "dask", "list"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    np.save(tmp_path / "rows.npy", ROWS)
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["A"] = ROWS
+        file.create_dataset("B", data=ROWS, chunks=(100, 15), compression="gzip", compression_opts=1)
+    return {
+        "npy": tmp_path / "rows.npy",
+        "h5": f"{tmp_path}/rows.h5::A",
+        "h5-chunked": f"{tmp_path}/rows.h5::B",
+        "dask": da.from_zarr(_zarr(tmp_path / "rows.zarr")),
+        "list": [tmp_path / "rows.npy", f"{tmp_path}/rows.h5::B"],
+    }[request.param]
+
+
+def _zarr(path: Path) -> str:
+    import zarr
+
+    zarr.create_array(path, data=ROWS, chunks=(5000, 7))
+    return str(path)
+
+
+def test_the_workers_write_what_threads_would(client: Client, source: Any, tmp_path: Path) -> None:
+    swath.ingest(source, tmp_path / "threads", **OPTIONS)
+    a = swath.ingest(source, tmp_path / "workers", client=client, **OPTIONS)
+    assert _files(tmp_path / "workers") == _files(tmp_path / "threads")
+    assert_same(a.gather([0], window=5000)[0], ROWS)
+    # Tasks, and not threads of this process, wrote it.
+    assert _tasks(client) >= a.shape[0] // 400
+    a.append(source, client=client)
+    swath.open(tmp_path / "threads").append(source)
+    assert _files(tmp_path / "workers") == _files(tmp_path / "threads")
+
+
+def _tasks(client: Client) -> int:
+    """Tasks of ingests that the workers have run."""
+    logs = client.run(lambda dask_worker: [entry[0] for entry in dask_worker.state.log if "executing" in entry])
+    return len({key for keys in logs.values() for key in keys if str(key).startswith("swath-ingest")})
+
+
+def test_the_active_client_is_found(client: Client, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    before = _tasks(client)
+    with client.as_current():
+        swath.ingest(tmp_path / "rows.npy", tmp_path / "a", **OPTIONS)
+    assert _tasks(client) > before
+
+
+def test_rows_in_memory_do_not_travel(client: Client, tmp_path: Path) -> None:
+    before = _tasks(client)
+    a = swath.ingest(ROWS, tmp_path / "a", client=client, **OPTIONS)
+    assert_same(a.gather([0], window=5000)[0], ROWS)
+    assert _tasks(client) == before
+
+
+def test_no_rows_pass_through_the_scheduler(client: Client, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((200_000, 40)))
+    moved = client.run_on_scheduler(lambda dask_scheduler: sum(t.nbytes or 0 for t in dask_scheduler.tasks.values()))
+    swath.ingest(tmp_path / "rows.npy", tmp_path / "a", client=client, chunk_rows=8, shard_rows=20_000)
+    results = client.run_on_scheduler(lambda dask_scheduler: sum(t.nbytes or 0 for t in dask_scheduler.tasks.values()))
+    assert results - moved < 100_000  # of 64 MB
+
+
+def test_a_worker_that_dies_changes_nothing(client: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(200_000, 40))
+    np.save(tmp_path / "rows.npy", rows)
+
+    def kill() -> None:
+        part = tmp_path / ".a.swath-part"
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (part.exists() and len(list(part.glob("c.*"))) > 2):
+            time.sleep(0.005)
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    a = swath.ingest(tmp_path / "rows.npy", tmp_path / "a", client=client, chunk_rows=8, shard_rows=2000, codec="zstd")
+    killer.join()
+    swath.ingest(tmp_path / "rows.npy", tmp_path / "b", chunk_rows=8, shard_rows=2000, codec="zstd")
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    assert a.verify(tmp_path / "rows.npy")
+    client.wait_for_workers(2, timeout=60)
+
+
+def test_an_error_of_a_task_is_the_callers(client: Client, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    lazy = da.from_array(ROWS, chunks=(500, 40)).map_blocks(_fail, dtype=float, meta=np.empty((0, 0)))
+    with pytest.raises(RuntimeError, match="no such block"):
+        swath.ingest(lazy, tmp_path / "a", client=client, **OPTIONS)
+    assert not (tmp_path / "a").exists()
+
+
+def _fail(block: Any) -> Any:
+    raise RuntimeError("no such block")
