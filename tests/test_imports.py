@@ -45,6 +45,7 @@ OWNERS = {
     "h5py": {"sources"},
     "numcodecs": {"decoder"},
     "awscrt": {"checksum"},
+    "pyarrow": {"sources"},
 }
 
 
@@ -115,7 +116,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, module: str, line: str, found: 
     assert violations(tmp_path / "swath") == [found]
 
 
-HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed"}
+HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed", "pyarrow"}
 
 
 def _loaded(statement: str) -> set[str]:
