@@ -1,8 +1,7 @@
-"""How do lines of text become rows?
+"""What does a line of text say?
 
-Exactly as Python reads one field: `float`, `int`, bytes as they are. `_parse_exactly` does it that way, and is what names a
-field that is wrong. pyarrow does the same some twenty times as fast; where it would differ (it takes hexadecimal
-numbers, for one), or refuses, the exact way is gone.
+Its fields are what Python's own `float` and `int` make of them, and text is bytes as they are. All of that is here, field by
+field, slow and exact; `swath.sources.parse` does the same with faster libraries.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,14 +21,12 @@ from swath.errors import OptionError
 Delimiter = Literal[",", "\t", ";", " "]
 """What stands between two fields; a space means any run of blanks."""
 
-_COMMENT = b"#"
-_COMMENT_LINES = re.compile(rb"^#[^\n]*\n?", re.MULTILINE)
-_NEWLINE, _QUOTE = ord("\n"), ord('"')
+COMMENT = b"#"
 
 # Lines that are parsed exactly in one go: Python's objects take twenty times the bytes of a short field.
 _LINES = 1000
 
-_BOOLS = {"1": True, "true": True, "True": True, "TRUE": True, "0": False, "false": False, "False": False, "FALSE": False}  # fmt: skip
+BOOLS = {"1": True, "true": True, "True": True, "TRUE": True, "0": False, "false": False, "False": False, "FALSE": False}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ def is_row(line: bytes) -> bool:
     >>> [is_row(line) for line in (b"1,2", b"# 1,2", b" \r")]
     [True, False, False]
     """
-    return not line.startswith(_COMMENT) and bool(line.strip())
+    return not line.startswith(COMMENT) and bool(line.strip())
 
 
 def split_line(line: bytes, delimiter: Delimiter) -> list[bytes]:
@@ -182,32 +178,14 @@ def is_number(field: bytes) -> bool:
     return True
 
 
-def parse_rows(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray[np.uint8]) -> None:
-    r"""Write the rows that are in whole lines of ``text``; padding between fields becomes zero.
-
-    Parameters
-    ----------
-    rows : (n * table.row_bytes,)
-        Of as many rows as there are lines that `is_row` says are rows.
+def parse_exactly(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray[np.uint8]) -> None:
+    """Write the rows that are in whole lines of ``text``, field by field.
 
     Raises
     ------
     LineError
         A line is no row, or there are more or fewer.
-
-    Examples
-    --------
-    >>> rows = np.empty(2 * 8, np.uint8)
-    >>> parse_rows(b"1,2\n3,4\n", ",", table_of(np.dtype("<i4"), 2), rows)
-    >>> rows.view("<i4")
-    array([1, 2, 3, 4], dtype=int32)
     """
-    rows[:] = 0
-    if not _parse_fast(text, delimiter, table, rows):
-        _parse_exactly(text, delimiter, table, rows)
-
-
-def _parse_exactly(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray[np.uint8]) -> None:
     converters = [_converter(column.dtype) for column in table.columns]
     lines = ((i, line) for i, line in enumerate(io.BytesIO(text)) if is_row(line))
     n_rows, done = rows.size // table.row_bytes, 0
@@ -222,7 +200,7 @@ def _parse_exactly(text: bytes, delimiter: Delimiter, table: Table, rows: NDArra
             raise LineError(some[n_rows - done][0], "", _CHANGED)
         part = rows[done * table.row_bytes :]
         for column, of_column in zip(table.columns, zip(*values)):
-            _put(part, table, column, np.array(of_column, _read_as(column.dtype)))
+            put(part, table, column, np.array(of_column, read_as(column.dtype)))
         done += len(values)
     if done < n_rows:
         raise LineError(text.count(b"\n"), "", _CHANGED)
@@ -284,7 +262,7 @@ def _integer(field: bytes, least: int, most: int, dtype: np.dtype[Any]) -> int:
 
 def _bool(field: bytes) -> bool:
     try:
-        return _BOOLS[field.strip().decode("latin-1")]
+        return BOOLS[field.strip().decode("latin-1")]
     except KeyError:
         raise ValueError("is neither true nor false, 1 nor 0") from None
 
@@ -304,100 +282,13 @@ def _decoded(field: bytes) -> str:
         raise ValueError("is not UTF-8") from None
 
 
-def _read_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def read_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Floats are read as Python reads them, and rounded then, as numpy does it."""
     return np.dtype(np.float64) if dtype.kind == "f" else dtype
 
 
-def _put(rows: NDArray[np.uint8], table: Table, column: Column, values: NDArray[Any]) -> None:
+def put(rows: NDArray[np.uint8], table: Table, column: Column, values: NDArray[Any]) -> None:
     """Write the values of one column into the first rows."""
     view: NDArray[Any] = np.ndarray(values.shape, column.dtype, rows, column.offset, (table.row_bytes,))
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in numpy
         view[:] = values
-
-
-def _parse_fast(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray[np.uint8]) -> bool:
-    """Whether pyarrow is there, and has read what Python would read."""
-    try:
-        import pyarrow as pa
-        from pyarrow import csv as arrow_csv
-    except ImportError:
-        return False
-    quoted = b'"' in text and delimiter != " "
-    if _needs_python(text) or (quoted and not _quotes_are_closed(text)):
-        return False
-    if text.startswith(_COMMENT) or b"\n#" in text:
-        text = _COMMENT_LINES.sub(b"", text)
-    if delimiter == " ":
-        text = b"\n".join(map(b" ".join, map(bytes.split, text.split(b"\n"))))
-    names = [str(i) for i in range(len(table.columns))]
-    try:
-        read = arrow_csv.read_csv(
-            pa.BufferReader(text),
-            arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(text) + 1),
-            arrow_csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False),
-            arrow_csv.ConvertOptions(
-                check_utf8=False,
-                column_types=dict(zip(names, (_arrow_type(column.dtype) for column in table.columns))),
-                null_values=[],
-                true_values=[word for word, value in _BOOLS.items() if value],
-                false_values=[word for word, value in _BOOLS.items() if not value],
-            ),
-        )
-        if read.num_rows * table.row_bytes != rows.size:
-            return False
-        for column, of_column in zip(table.columns, read.combine_chunks().columns):
-            values = _fixed_text(of_column, column.dtype) if column.dtype.kind in "SU" else of_column.to_numpy()
-            if column.dtype.kind == "f" and b"(" in text and np.isnan(values).any():
-                return False  # nan(1) is a number to pyarrow
-            _put(rows, table, column, values)
-    except (pa.ArrowException, _TooLongError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def _needs_python(text: bytes) -> bool:
-    """Whether something is in a text that pyarrow takes for something else: returns in lines, zero bytes, hexadecimal numbers, a mark."""
-    returns = text.count(b"\r")
-    return (
-        (returns > 0 and returns != text.count(b"\r\n") + text.endswith(b"\r"))
-        or b"\0" in text
-        or b"0x" in text
-        or b"0X" in text
-        or text.startswith(b"\xef\xbb\xbf")
-    )
-
-
-def _quotes_are_closed(text: bytes) -> bool:
-    """Whether each line holds an even number of quotation marks."""
-    data = np.frombuffer(text, np.uint8)
-    begins = np.flatnonzero(data[:-1] == _NEWLINE) + 1
-    return not np.any(np.add.reduceat(data == _QUOTE, np.concatenate([[0], begins]), dtype=np.int64) % 2)
-
-
-def _arrow_type(dtype: np.dtype[Any]) -> Any:
-    import pyarrow as pa
-
-    if dtype.kind in "SU":
-        return pa.binary()
-    return pa.from_numpy_dtype(_read_as(dtype))
-
-
-class _TooLongError(Exception):
-    """Text is longer than its column."""
-
-
-def _fixed_text(column: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Text of any length as text of one length, without an object for each."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    values = column.combine_chunks().view(pa.string())  # pyarrow pads strings, and looks at no encoding here
-    longest = compute.max(compute.binary_length(values)).as_py() or 0
-    # A character of UTF-8 has up to four bytes; what is no ASCII is decoded the exact way.
-    width = dtype.itemsize if dtype.kind == "S" else dtype.itemsize // 4
-    if longest > width:
-        raise _TooLongError
-    padded = compute.ascii_rpad(values, width=width, padding="\0")
-    fixed: NDArray[Any] = np.frombuffer(padded.buffers()[2], f"S{width}", len(padded), padded.offset * width)
-    return fixed if dtype.kind == "S" else fixed.astype(dtype)

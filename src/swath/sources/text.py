@@ -20,8 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SwathError
 from swath.sources import check_rows, facts_now, file_facts, parse_dtype
+from swath.sources.ahead import PARSE_BYTES, Ahead, child_bytes, parse_block
 from swath.sources.lines import BLOCK_BYTES, Block, BlockReader, Line, cut, first_rows, is_gzipped, reading
-from swath.sources.parsers import PARSE_BYTES, Ahead, child_bytes, parse_block
 from swath.sources.table import (
     Delimiter,
     LineError,
@@ -37,7 +37,7 @@ from swath.sources.table import (
 _FIRST = 6
 
 # So little text is parsed in less time than processes take to start.
-_SMALL_BYTES = 16 * 2**20
+_SMALL_BYTES = 64 * 2**20
 
 # What a thread takes to count: some text, and where its lines end.
 _COUNT_BYTES = 16 * BLOCK_BYTES

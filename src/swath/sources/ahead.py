@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from swath.errors import SourceError, SwathError
 from swath.sources.lines import Block, BlockReader
-from swath.sources.table import LineError, Table, parse_rows
+from swath.sources.parse import parse_rows
+from swath.sources.table import LineError, Table
 
 _SLOTS = 2
 """Blocks that a child may have done or be at: it parses one while its reader takes another."""
@@ -38,7 +39,7 @@ _SLOTS = 2
 _CHILD_BYTES = 64 * 2**20
 PARSE_BYTES = 32 * 2**20
 
-_PROGRAM = "import sys; sys.path[:] = {path}; from swath.sources.parsers import serve; serve({socket}, {memory})"
+_PROGRAM = "import sys; sys.path[:] = {path}; from swath.sources.ahead import serve; serve({socket}, {memory})"
 
 
 def child_bytes(slot_bytes: int) -> int:
