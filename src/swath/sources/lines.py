@@ -121,7 +121,7 @@ def first_rows(path: str, gzipped: bool, n: int) -> list[Line]:
                 if text.startswith(_UTF16):
                     raise SourceError(f"{path} is UTF-16, not UTF-8. Write it again as UTF-8.")
                 begin, text = (len(_BOM), text[len(_BOM) :]) if text.startswith(_BOM) else (begin, text)
-            _check_length(path, number, len(text))
+            _check_length(path, number, len(text) + (not text.endswith(b"\n")))
             if is_row(text):
                 found.append(Line(text.removesuffix(b"\n"), begin, number))
             number += 1
@@ -173,7 +173,8 @@ def _which_are_rows(text: bytes, begins: NDArray[np.int64], ends: NDArray[np.int
 
 
 def _check_length(path: str, number: int, n_bytes: int) -> None:
-    if n_bytes > LINE_BYTES + 1:  # and its newline
+    """``n_bytes`` with the newline."""
+    if n_bytes > LINE_BYTES + 1:
         raise SourceError(
             f"{path}, line {number}: the line is longer than {LINE_BYTES} bytes. Check that the file is a table of text."
         )
@@ -211,3 +212,6 @@ class BlockReader:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def __del__(self) -> None:
+        self.close()

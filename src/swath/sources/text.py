@@ -221,7 +221,7 @@ def _head(name: str, dtype: np.dtype[Any], asked: bool, n_fields: int | None) ->
     lines = first_rows(name, gzipped, _FIRST)
     if not lines:
         raise SourceError(f"{name} has no rows: its lines are blank or comments. Give at least one row.")
-    delimiter = _delimiter(name, lines[1:] or lines, dtype)
+    delimiter = _delimiter(name, lines, dtype)
     table = _table(lines[-1].text, delimiter, dtype, n_fields)
     rows = lines[1:] if _is_header(lines[0].text, delimiter, table) else lines
     for line in rows:
