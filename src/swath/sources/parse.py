@@ -54,7 +54,9 @@ def parse_rows(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray[np
 
 
 def _without_comments(text: bytes) -> bytes:
-    return _COMMENT_LINES.sub(b"", text) if text.startswith(COMMENT) or b"\n#" in text else text
+    # One byte is found much faster than two, and is mostly not there.
+    has_comments = COMMENT in text and (text.startswith(COMMENT) or b"\n#" in text)
+    return _COMMENT_LINES.sub(b"", text) if has_comments else text
 
 
 def _lines_are_plain(text: bytes) -> bool:
