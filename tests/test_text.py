@@ -188,6 +188,7 @@ _PIECES = st.one_of(
 @example(b"chrX,0X1F\n", ["S5", "i1"], ",")
 @example(b"nan(1)\n", ["f8"], ",")
 @example(b"1\r2\n", ["i1"], ",")
+@example(b"a\0\n", ["S3"], ",")
 @example(b"abcd\n", ["S3"], ",")
 @example(b"1\x1c\n", ["i1"], ",")
 def test_libraries_read_no_text_otherwise(
@@ -310,7 +311,7 @@ def test_one_block_starts_no_process(tmp_path: Path, processes: None) -> None:
 
 def test_little_memory_means_fewer_processes(tmp_path: Path, processes: None) -> None:
     paths, rows = _many(tmp_path, 3, zipped=False)
-    for cache_bytes, n in ((2**30, 3), (2**28, 2), (2**27, 0)):
+    for cache_bytes, n in ((2**30, 3), (200 * 2**20, 2), (2**26, 0)):
         source = open_source(paths, dtype=FIVE, cache_bytes=cache_bytes)
         assert isinstance(source, TextSource)
         assert source.n_processes == n

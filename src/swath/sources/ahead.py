@@ -34,17 +34,23 @@ from swath.sources.table import LineError, Table
 _SLOTS = 2
 """Blocks that a child may have done or be at: it parses one while its reader takes another."""
 
-# What a child holds of its own (numpy, pyarrow and the interpreter, without what it shares with others as pages of
-# files), measured as Pss, and what parsing one block takes: text of short fields takes eight times its bytes in pyarrow.
-_CHILD_BYTES = 64 * 2**20
-PARSE_BYTES = 32 * 2**20
+# What a child holds of its own: the interpreter, numpy and pyarrow, as private pages.
+_CHILD_BYTES = 72 * 2**20
+
+# What parsing takes, in bytes of a byte of text: its shortest fields are values of eight bytes, in pyarrow and in numpy.
+_PARSING = 16
 
 _PROGRAM = "import sys; sys.path[:] = {path}; from swath.sources.ahead import serve; serve({socket}, {memory})"
 
 
-def child_bytes(slot_bytes: int) -> int:
+def parse_bytes(text_bytes: int) -> int:
+    """The most memory that parsing a block takes, without its rows."""
+    return _PARSING * text_bytes
+
+
+def child_bytes(text_bytes: int, slot_bytes: int) -> int:
     """The most memory that one child takes, with what it shares."""
-    return _CHILD_BYTES + PARSE_BYTES + _SLOTS * slot_bytes
+    return _CHILD_BYTES + parse_bytes(text_bytes) + _SLOTS * slot_bytes
 
 
 def parse_block(reader: BlockReader, block: Block, table: Table, rows: NDArray[np.uint8]) -> None:

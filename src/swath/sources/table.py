@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,8 +22,8 @@ Delimiter = Literal[",", "\t", ";", " "]
 
 COMMENT = b"#"
 
-# Lines that are parsed exactly in one go: Python's objects take twenty times the bytes of a short field.
-_LINES = 1000
+# Text that is parsed exactly in one go, but one line at least: Python's objects take thirty times the bytes of a short field.
+_STEP_BYTES = 2**16
 
 BOOLS = {"1": True, "true": True, "True": True, "TRUE": True, "0": False, "false": False, "False": False, "FALSE": False}  # fmt: skip
 
@@ -189,7 +188,7 @@ def parse_exactly(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray
     converters = [_converter(column.dtype) for column in table.columns]
     lines = ((i, line) for i, line in enumerate(io.BytesIO(text)) if is_row(line))
     n_rows, done = rows.size // table.row_bytes, 0
-    while some := list(itertools.islice(lines, _LINES)):
+    while some := list(_some(lines)):
         values = []
         for i, line in some:
             try:
@@ -204,6 +203,16 @@ def parse_exactly(text: bytes, delimiter: Delimiter, table: Table, rows: NDArray
         done += len(values)
     if done < n_rows:
         raise LineError(text.count(b"\n"), "", _CHANGED)
+
+
+def _some(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The next lines, until they have enough bytes."""
+    n_bytes = 0
+    for i, line in lines:
+        yield i, line
+        n_bytes += len(line)
+        if n_bytes >= _STEP_BYTES:
+            return
 
 
 _CHANGED = "here are more or fewer rows than when the file was opened: it was changed"

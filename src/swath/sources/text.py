@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SwathError
 from swath.sources import check_rows, facts_now, file_facts, parse_dtype
-from swath.sources.ahead import PARSE_BYTES, Ahead, child_bytes, parse_block
+from swath.sources.ahead import Ahead, child_bytes, parse_block, parse_bytes
 from swath.sources.lines import BLOCK_BYTES, Block, BlockReader, Line, cut, first_rows, is_gzipped, reading
 from swath.sources.table import (
     Delimiter,
@@ -73,7 +73,15 @@ class TextSource:
     @property
     def read_bytes(self) -> int:
         """One block in this process, and all that the processes hold."""
-        return self._slot_bytes + PARSE_BYTES + self.n_processes * child_bytes(self._slot_bytes)
+        return self._slot_bytes + parse_bytes(self._text_bytes) + self.n_processes * self._child_bytes
+
+    @property
+    def _child_bytes(self) -> int:
+        return child_bytes(self._text_bytes, self._slot_bytes)
+
+    @property
+    def _text_bytes(self) -> int:
+        return max(block.size for block in self.blocks)
 
     @property
     def _slot_bytes(self) -> int:
@@ -190,7 +198,7 @@ def open_text(
     files = tuple({**head.facts, "delimiter": head.delimiter, "first_line": head.start.number} for head in heads)
     source = TextSource(shape, check_rows(shape, native, names[0]), segments, table, blocks, files, 0)
     if sys.executable and sum(block.size for block in blocks) > _SMALL_BYTES:
-        room = (cache_bytes - source.read_bytes) // child_bytes(source._slot_bytes)
+        room = (cache_bytes - source.read_bytes) // source._child_bytes
         source.n_processes = max(0, min(cores, len(blocks), room))
     return source
 
