@@ -1,5 +1,6 @@
 """Tables of text equal what Python reads of them, whoever parses; and what is no table is named by file and line."""
 
+import gc
 import gzip
 import os
 import signal
@@ -55,7 +56,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch, small_blocks: None) -> None:
-    """Little text is parsed by processes too."""
+    """Little text is parsed by processes too; those of a source that a traceback of another test held have ended."""
+    gc.collect()
     monkeypatch.setattr(text, "_SMALL_BYTES", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
 
