@@ -93,9 +93,9 @@ def test_rows_in_memory_do_not_travel(client: Client, tmp_path: Path) -> None:
 
 def test_no_rows_pass_through_the_scheduler(client: Client, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.zeros((200_000, 40)))
-    moved = client.run_on_scheduler(lambda dask_scheduler: sum(t.nbytes or 0 for t in dask_scheduler.tasks.values()))
+    moved = client.run_on_scheduler(lambda dask_scheduler: sum(t.nbytes or 0 for t in dask_scheduler.tasks.values()))  # type: ignore[no-untyped-call]
     swath.ingest(tmp_path / "rows.npy", tmp_path / "a", client=client, chunk_rows=8, shard_rows=20_000)
-    results = client.run_on_scheduler(lambda dask_scheduler: sum(t.nbytes or 0 for t in dask_scheduler.tasks.values()))
+    results = client.run_on_scheduler(lambda dask_scheduler: sum(t.nbytes or 0 for t in dask_scheduler.tasks.values()))  # type: ignore[no-untyped-call]
     assert results - moved < 100_000  # of 64 MB
 
 

@@ -50,6 +50,7 @@ OWNERS = {
     "PIL": {"sources"},
     "numcodecs": {"decoder"},
     "awscrt": {"checksum"},
+    "pyarrow": {"sources"},
 }
 
 
@@ -120,7 +121,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, module: str, line: str, found: 
     assert violations(tmp_path / "swath") == [found]
 
 
-HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed", "PIL"}
+HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed", "PIL", "pyarrow"}
 
 
 def _loaded(statement: str) -> set[str]:

@@ -273,7 +273,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[SwathError], st
     "npy-scalar": (lambda f: _saved(f, np.array(5.0)), {}, SourceError, "single value"),
     "npy-no-rows": (lambda f: _saved(f, ROWS[:0]), {}, SourceError, "no rows"),
     "folder": (lambda f: f, {}, SourceError, "is a folder without images. Give a file"),
-    "raw-without-dtype": (lambda f: _bytes(f, b"abc"), {}, SourceError, "neither .npy nor HDF5.*begins with b'abc'.*give dtype="),
+    "raw-without-dtype": (lambda f: _bytes(f, b"a\0c"), {}, SourceError, r"neither .npy, HDF5 nor text.*begins with b'a\\x00c'.*give dtype="),
     "raw-rest": (lambda f: _bytes(f, bytes(25)), {"dtype": "f8"}, SourceError, "25 bytes.*whole number of rows of 8 bytes.*1 are left"),
     "raw-empty": (lambda f: _bytes(f, b""), {"dtype": "f8"}, SourceError, "no rows"),
     "raw-row-shape": (lambda f: _bytes(f, bytes(8)), {"dtype": "f8", "row_shape": (0,)}, OptionError, r"row_shape is \(0,\)"),

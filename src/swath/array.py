@@ -460,10 +460,11 @@ def ingest(
     Parameters
     ----------
     source
-        A numpy or dask array, an h5py dataset, the path of a ``.npy`` file or of a raw binary file,
-        ``"file.h5::dataset"``, a folder of images that are alike, or a list of these, which is joined along axis 0, each a
-        segment. For labels, and images that are not alike, a source that `swath.images` makes. Or an iterator of blocks of
-        rows, whose number need not be known; it can't be read again, so an interrupted call begins anew.
+        A numpy or dask array, an h5py dataset, the path of a ``.npy`` file, of a raw binary file or of a table of text
+        (``.csv``, ``.tsv``, ``.txt``, with or without ``.gz``), ``"file.h5::dataset"``, a folder of images that are alike,
+        or a list of these, which is joined along axis 0, each a segment. For labels, and images that are not alike, a source
+        that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read again,
+        so an interrupted call begins anew.
     url
         The folder that shall be the store.
     window
@@ -474,8 +475,9 @@ def ingest(
         ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
         array fits in memory, a codec where it does not and the rows are much smaller encoded.
     dtype, row_shape
-        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default. For other sources ``dtype``
-        must be the one they have.
+        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default. For a table of text ``dtype``
+        is that of a line, such as ``[("name", "S10"), ("pos", "<i4")]``, or of all values, by default float64. For
+        other sources it must be the one they have.
     memory_limit
         What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
     progress

@@ -75,7 +75,7 @@ def demo(full: bool, rows: int | None, folder: Path | None) -> None:
 @click.option("--chunk-rows", type=int, help="Rows that are decoded together; by default chosen for the window.")
 @click.option("--shard-rows", type=int, help="Rows of one file; by default about 64 MiB.")
 @click.option("--codec", type=click.Choice(["auto", *get_args(CodecName)]), default="auto", show_default=True)
-@click.option("--dtype", help="Of a raw binary file, such as float32.")
+@click.option("--dtype", help="Of a raw binary file or a table of text, such as float32 or S10,i4,f4.")
 @click.option("--row-shape", metavar="N[,N...]", help="Of a raw binary file, such as 2000 or 64,64,3.")
 @_memory_limit
 @click.option("--overwrite", is_flag=True, help="Replace an array that is there, once the new one is whole.")

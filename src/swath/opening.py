@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from numpy.typing import DTypeLike
 
 from swath.commit import local_path
-from swath.errors import OptionError, StoreNotFoundError
+from swath.errors import OptionError, SourceError, StoreNotFoundError
 from swath.rows import Rows
 from swath.store import is_store, open_store
 from swath.windows import check_usual_window
@@ -32,7 +32,12 @@ def open_rows(
     if path.is_file():
         from swath.in_place import open_in_place
         from swath.sources import open_source
+        from swath.sources.files import is_text
 
+        if is_text(path, dtype, row_shape):
+            raise SourceError(
+                f"{path} is a table of text, in which no row can be found but by counting. Ingest it first with swath.ingest."
+            )
         place = f"{path}::{dataset}" if separator else path
         return open_in_place(open_source(place, dtype=dtype, row_shape=row_shape), window or _WINDOW)
     if not path.exists() and (separator or dtype is not None):

@@ -68,10 +68,12 @@ def open_source(
     Parameters
     ----------
     source
-        A path of a ``.npy`` file, ``"file.h5::dataset"``, a raw binary file (which needs ``dtype``), a folder of images,
-        a list of these, or a numpy array, dask array or h5py dataset. A `Source` is given back as it is.
+        A path of a ``.npy`` file, ``"file.h5::dataset"``, a table of text, a raw binary file (which needs ``dtype``), a
+        folder of images, a list of these, or a numpy array, dask array or h5py dataset. A `Source` is given back as it is.
+        What makes a file a table of text is said by `swath.sources.files.is_text`.
     dtype, row_shape
-        Of a raw binary file; ``row_shape`` is ``()`` if not given.
+        Of a raw binary file; ``row_shape`` is ``()`` if not given. ``dtype`` also of a table of text, where it may have
+        fields.
     cache_bytes
         What the source may hold so as not to decode the same twice.
 
@@ -84,11 +86,20 @@ def open_source(
     """
     from swath.sources import concatenated, files, memory
 
-    if isinstance(source, (list, tuple)):
+    if (
+        isinstance(source, (list, tuple))
+        and len(source) > 1
+        and all(_is_text(part, dtype, row_shape) for part in source)
+    ):
+        from swath.sources import text
+
+        # As one source: the files that come next are parsed while one is read.
+        found: Source = text.open_text([_expanded(part) for part in source], dtype, row_shape, cache_bytes)
+    elif isinstance(source, (list, tuple)):
         if not source:
             raise SourceError("The list of sources is empty. Give at least one.")
         parts = [open_source(part, dtype=dtype, row_shape=row_shape, cache_bytes=cache_bytes // 2) for part in source]
-        found: Source = parts[0] if len(parts) == 1 else concatenated.ConcatenatedSource(tuple(parts))
+        found = parts[0] if len(parts) == 1 else concatenated.ConcatenatedSource(tuple(parts))
     elif isinstance(source, Source):
         found = source
     elif isinstance(source, (str, os.PathLike)) and Path(source).expanduser().is_dir():
@@ -113,6 +124,16 @@ def open_source(
             "Give a path, a list of paths, a numpy or dask array, or an h5py dataset."
         )
     return found
+
+
+def _is_text(part: Any, dtype: DTypeLike | None, row_shape: Sequence[int] | None) -> bool:
+    from swath.sources import files
+
+    return isinstance(part, (str, os.PathLike)) and files.is_text(Path(_expanded(part)), dtype, row_shape)
+
+
+def _expanded(part: str | os.PathLike[str]) -> str:
+    return str(Path(part).expanduser())
 
 
 def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.dtype[Any]:

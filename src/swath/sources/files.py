@@ -1,10 +1,13 @@
-"""Files whose rows lie one after another: ``.npy``, raw binary, and contiguous HDF5 datasets."""
+"""What a file is; and those whose rows lie one after another: ``.npy``, raw binary, and contiguous HDF5 datasets."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import math
 import operator
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,8 @@ from swath.sources import Source, check_rows, facts_now, file_facts, parse_dtype
 
 _NPY = b"\x93NUMPY"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_GZIP = b"\x1f\x8b"
+_SNIFFED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,15 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
         return hdf5.open_file(path, dataset if separator else "", cache_bytes)
     if separator:
         raise SourceError(f"{path} is no HDF5 file, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
+    if is_text(path, dtype, row_shape):
+        from swath.sources import text
+
+        return text.open_text([str(path)], dtype, row_shape, cache_bytes)
     if magic[:6] == _NPY:
         return _open_npy(path)
     if dtype is None:
         raise SourceError(
-            f"{path} is neither .npy nor HDF5 (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
+            f"{path} is neither .npy, HDF5 nor text (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
         )
     return _open_raw(path, parse_dtype(dtype), row_shape)
 
@@ -126,6 +135,37 @@ def _is_hdf5(file: BinaryIO) -> bool:
             return True
         offset = 2 * offset or 512
     return False
+
+
+def is_text(path: Path, dtype: DTypeLike | None, row_shape: Sequence[int] | None) -> bool:
+    """Whether a file is a table of text.
+
+    It is none if it begins as ``.npy`` or HDF5 does. It is one if its name ends in .txt, .csv or .tsv, with or without
+    .gz. Otherwise ``row_shape`` says that it is raw binary. Otherwise it is one if it is gzip, and what is in it begins
+    with text. Otherwise ``dtype`` says that it is raw binary; without it, it is a table if it begins with text.
+    """
+    begin = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        begin = file.read(_SNIFFED)
+        if begin[: len(_NPY)] == _NPY or _is_hdf5(file):
+            return False
+    if path.name.lower().removesuffix(".gz").endswith((".txt", ".csv", ".tsv")):
+        return True
+    if row_shape is not None:
+        return False
+    if begin.startswith(_GZIP):
+        with contextlib.suppress(zlib.error):
+            return _is_printable(zlib.decompressobj(31).decompress(begin, _SNIFFED))
+    return dtype is None and _is_printable(begin)
+
+
+def _is_printable(begin: bytes) -> bool:
+    """Whether bytes, which may end within a character, are UTF-8 without control characters."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(begin)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(c.isprintable() or c in "\t\r\n" for c in text)
 
 
 def _open_npy(path: Path) -> Source:
