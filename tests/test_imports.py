@@ -18,8 +18,8 @@ LAYERS = [
     {"errors"},
     {"memory", "windows", "layout"},
     {"plan"},
-    {"checksum", "storage"},
-    {"sources"},
+    {"checksum", "storage", "progress"},
+    {"sources", "targets"},
     {"decoder"},
     {"shard"},
     {"raw", "encoded"},
@@ -30,6 +30,7 @@ LAYERS = [
     {"gather", "ingestion"},
     {"lazy"},
     {"array"},
+    {"exporting"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -40,10 +41,11 @@ PURE = LEVEL["plan"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
 OWNERS = {
-    "zarr": {"store", "foreign"},
+    "zarr": {"store", "foreign", "targets"},
     "dask": {"lazy"},
-    "h5py": {"sources"},
+    "h5py": {"sources", "targets"},
     "numcodecs": {"decoder"},
+    "rich": {"progress"},
     "awscrt": {"checksum"},
 }
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from swath import errors
 from swath.array import RowArray, ingest, open
 from swath.errors import SwathError
+from swath.exporting import export
 from swath.plan import Plan
 
 if TYPE_CHECKING:
     from swath.lazy import compute
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "RowArray", "SwathError", "compute", "errors", "ingest", "open"]
+__all__ = ["Plan", "RowArray", "SwathError", "compute", "errors", "export", "ingest", "open"]
 
 
 def __getattr__(name: str) -> Any:

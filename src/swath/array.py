@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from swath import gather as _gather
+from swath.errors import OptionError
 from swath.gather import Direct, Verify
 from swath.layout import CodecName
 from swath.memory import resolve_limit
@@ -215,6 +216,19 @@ class RowArray:
         from swath import lazy
 
         return lazy.windows(self._rows, starts, window=window, columns=columns, block=block, memory_limit=memory_limit)
+
+
+def rows_of(a: object) -> Rows:
+    """What the layers below know of an array.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    if not isinstance(a, RowArray):
+        raise OptionError(f"A {type(a).__name__} is no array of swath. Give what swath.open or swath.ingest return.")
+    return a._rows
 
 
 def open(

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, get_args
 
@@ -26,6 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 from swath.errors import DiskFullError, MemoryLimitError, OptionError, SourceError
 from swath.layout import CRC_BYTES, CodecName, Layout, Location, choose_codec, choose_layout
 from swath.memory import Room, format_bytes, machine_bytes, resolve_limit
+from swath.progress import progress_bar
 from swath.sample import sample_codecs
 from swath.shard import encode_shard
 from swath.sources import Source, open_source, parse_dtype
@@ -93,7 +94,9 @@ def ingest(
     with building(path, facts, overwrite=overwrite, resume=resume) as folder:
         missing = [shard for shard in range(layout.n_shards) if not folder.has(shard_key(layout, shard))]
         _check_disk(folder, layout, missing)
-        with _progress(layout, missing, progress) as advance:
+        total = layout.n_rows * layout.row_bytes
+        to_write = sum(b - a for a, b in map(layout.rows_of, missing)) * layout.row_bytes
+        with progress_bar("ingest", total, progress, done=total - to_write) as advance:
             _write_shards(folder, layout, rows, missing, workers, advance)
         if rows.describe() != facts.source:
             raise SourceError(
@@ -125,7 +128,7 @@ def _choose_codec(
 
 
 def _write_shards(
-    folder: LocalFolder, layout: Layout, source: Source, shards: list[int], workers: int, advance: Any
+    folder: LocalFolder, layout: Layout, source: Source, shards: list[int], workers: int, advance: Callable[[int], None]
 ) -> None:
     shared = iter(shards)
     reading: contextlib.AbstractContextManager[Any] = threading.Lock() if source.in_order else contextlib.nullcontext()
@@ -150,7 +153,7 @@ def _write_shards(
             chunks = layout.chunks_in(shard)
             buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
             folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks))
-            advance(stop - start)
+            advance((stop - start) * layout.row_bytes)
 
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
         futures = [pool.submit(work) for _ in range(workers)]
@@ -199,25 +202,6 @@ def _check_disk(folder: LocalFolder, layout: Layout, missing: list[int]) -> None
             f"{folder.path.parent} has {format_bytes(free)} free, but the store needs {format_bytes(needed)} ({needed} bytes) more. "
             "Make room, choose another place, or try codec='zstd'."
         )
-
-
-@contextlib.contextmanager
-def _progress(layout: Layout, missing: list[int], wanted: bool | None) -> Iterator[Any]:
-    """A function to be told of rows that are written; it moves a bar on stderr, with rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    shown = console.is_terminal if wanted is None else wanted
-    if not shown:
-        yield lambda n_rows: None
-        return
-    columns = (TextColumn("ingest"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        to_write = sum(b - a for a, b in map(layout.rows_of, missing))
-        total = layout.n_rows * layout.row_bytes
-        task = bar.add_task("ingest", total=total, completed=total - to_write * layout.row_bytes)
-        yield lambda n_rows: bar.advance(task, n_rows * layout.row_bytes)
 
 
 def _label(facts: Facts) -> str:
