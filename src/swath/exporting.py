@@ -204,13 +204,11 @@ def _place(target: Any) -> tuple[Path, str | None]:
     if not isinstance(given, str):
         raise OptionError(f"The target is {target!r}, which is no path. Give one such as 'out.npy'.")
     name, separator, dataset = given.rpartition("::")
-    path = local_path(name if separator else given)
     try:
+        path = local_path(name if separator else given)
         path.exists()
-    except OSError as error:  # a name that is too long for the file system
-        raise OptionError(
-            f"The target {path} is no path that can be ({error.strerror}). Choose another name."
-        ) from None
+    except OSError as error:  # a name that is too long for the file system, or a loop of links
+        raise OptionError(f"The target {given!r} is no path that can be ({error}). Choose another name.") from None
     return path, dataset if separator else None
 
 
@@ -287,7 +285,8 @@ def _copy(part: _Part, blocks: _Blocks, write: Write, advance: Callable[[int], N
         start, stop = blocks.edges[k : k + 2]
         out = buffers[k % 2][:, : stop - start]
         gather(part.rows, _plan(part, start, stop - start, blocks.limit), out)
-        return out[0]
+        block: NDArray[Any] = out[0]
+        return block
 
     with ThreadPoolExecutor(1, thread_name_prefix="swath-export") as reader:
         ahead = reader.submit(read, 0)

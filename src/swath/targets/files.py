@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import LayoutError
-from swath.storage import staged, writing_to
+from swath.storage import MOST_WRITE_BYTES, staged, writing_to
 from swath.targets import Item, Write, check_file
 
 
@@ -69,7 +69,7 @@ class FlatTarget:
             left, offset = memoryview(rows.reshape(-1).view(np.uint8)), begin + start * self.item.row_bytes
             with writing_to(self.path, self.n_bytes):
                 while left:
-                    done = os.pwrite(descriptor, left, offset)
+                    done = os.pwrite(descriptor, left[:MOST_WRITE_BYTES], offset)
                     left, offset = left[done:], offset + done
 
         return write

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import LayoutError, StoreExistsError, TargetError
-from swath.storage import staged, writing_to
+from swath.storage import MOST_WRITE_BYTES, staged, writing_to
 from swath.targets import Item, Write, check_file, check_parent
 
 # What a dataset needs beside its values: header, name and index of chunks, of which a node may be half full.
@@ -100,9 +100,13 @@ class Hdf5Target:
             os.fsync(written.fileno())
 
     def _write(self, dataset: h5py.Dataset, start: int, rows: NDArray[Any]) -> None:
+        rows = rows.view(dataset.dtype)  # datetimes are opaque to HDF5; h5py says so by metadata of the dtype
+        # HDF5 makes one system call for each chunk, and one for all of a block where there are none.
+        step = len(rows) if dataset.chunks else max(1, MOST_WRITE_BYTES * len(rows) // rows.nbytes)
         with writing_to(self.path, self.n_bytes):
-            # Datetimes are opaque to HDF5; h5py says so by metadata of the dtype.
-            dataset.write_direct(rows.view(dataset.dtype), dest_sel=np.s_[start : start + len(rows)])
+            for i in range(0, len(rows), step):
+                some = rows[i : i + step]
+                dataset.write_direct(some, dest_sel=np.s_[start + i : start + i + len(some)])
 
     def _opened(self, path: Path, mode: str) -> h5py.File:
         with writing_to(self.path, self.n_bytes):
