@@ -1,7 +1,7 @@
 """How does an array become a file of another format?
 
 1. Find the kind of the target by its extension, and refuse what it cannot hold, what is taken, and what has no room.
-2. One thread reads a block of rows through the engine, which checks every chunk, while another writes the one before.
+2. Read a block of rows through the engine, which checks every chunk, while a thread writes the one before.
 3. Let the target appear.
 
 Memory is two blocks, what a gather of one costs, and what the target holds of it, whatever the size of the array.
@@ -9,17 +9,17 @@ Memory is two blocks, what a gather of one costs, and what the target holds of i
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from swath.array import RowArray, rows_of
 from swath.errors import DiskFullError, MemoryLimitError, OptionError
@@ -277,22 +277,21 @@ def _check_disk(target: Target) -> None:
 
 
 def _copy(part: _Part, blocks: _Blocks, write: Write, advance: Callable[[int], None]) -> None:
-    """Read one block while the one before is written."""
+    """Read one block while the one before is written.
+
+    The thread that writes is not the caller's: after Ctrl-C it ends the block that it is at, and nobody writes any more.
+    """
     shape = (1, blocks.most_rows, *part.item.shape[1:])
-    buffers = [np.empty(shape, part.item.dtype) for _ in range(min(2, len(blocks.edges) - 1))]
-
-    def read(k: int) -> NDArray[Any]:
-        start, stop = blocks.edges[k : k + 2]
-        out = buffers[k % 2][:, : stop - start]
-        gather(part.rows, _plan(part, start, stop - start, blocks.limit), out)
-        block: NDArray[Any] = out[0]
-        return block
-
-    with ThreadPoolExecutor(1, thread_name_prefix="swath-export") as reader:
-        ahead = reader.submit(read, 0)
-        for k in range(len(blocks.edges) - 1):
-            block = ahead.result()
-            if k + 2 < len(blocks.edges):
-                ahead = reader.submit(read, k + 1)
-            write(blocks.edges[k] - part.start, block)
+    edges = blocks.edges
+    buffers = [np.empty(shape, part.item.dtype) for _ in range(min(2, len(edges) - 1))]
+    with ThreadPoolExecutor(1, thread_name_prefix="swath-export") as writer:
+        behind: Future[None] | None = None
+        for k, (start, stop) in enumerate(itertools.pairwise(edges)):
+            block = buffers[k % 2][:, : stop - start]
+            gather(part.rows, _plan(part, start, stop - start, blocks.limit), block)
+            if behind is not None:
+                behind.result()
             advance(block.nbytes)
+            behind = writer.submit(write, start - part.start, block[0])
+        assert behind is not None
+        behind.result()

@@ -67,7 +67,7 @@ def writing_to(path: Path, n_bytes: int) -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # HDF5 has a RuntimeError for some of the system's
         if is_full(error):
             raise DiskFullError(
-                f"{path} needs {format_bytes(n_bytes)} ({n_bytes} bytes), and there is no room for it. "
+                f"There is no room for an export of {format_bytes(n_bytes)} ({n_bytes} bytes) to {path}. "
                 "Nothing of it is left: make room, or choose another place."
             ) from error
         raise TargetError(
@@ -105,7 +105,7 @@ def _place_folder(temporary: Path, path: Path, *, overwrite: bool) -> None:
     finally:
         if path.exists():
             shutil.rmtree(retired, ignore_errors=True)
-        else:
+        elif retired.exists():
             retired.rename(path)
 
 
