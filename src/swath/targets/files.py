@@ -62,7 +62,9 @@ class FlatTarget:
             return 0
         with _without_warnings():
             mapped = np.lib.format.open_memmap(path, "w+", self.item.dtype, self.item.shape)
-        return int(mapped.offset)
+        begin = int(mapped.offset)
+        os.truncate(path, begin)  # numpy made the file as long as it will be, and ext4 fills a hole slower than it appends
+        return begin
 
     def _writer(self, descriptor: int, begin: int) -> Write:
         def write(start: int, rows: NDArray[Any]) -> None:
