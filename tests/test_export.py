@@ -208,6 +208,12 @@ def test_chunks_are_as_asked(a: swath.RowArray, out: Path) -> None:
     assert zarr.open_array(out / "b.zarr", mode="r").chunks == (100, 5, 6)
 
 
+def test_a_chunk_of_negative_zeros_is_no_empty_chunk(tmp_path: Path, out: Path) -> None:
+    zeros = np.full((20, 3), complex(-0.0, -0.0))
+    swath.export(swath.ingest(zeros, tmp_path / "zeros"), out / "a.zarr", chunk_rows=5)
+    assert_same(_by_zarr(f"{out}/a.zarr"), zeros)
+
+
 def test_several_arrays_in_one_target(tmp_path: Path, a: swath.RowArray, out: Path) -> None:
     y = np.arange(200, dtype="i4")
     arrays = {"X": a, "labels/é": swath.ingest(y, tmp_path / "y")}
@@ -352,18 +358,24 @@ def test_a_store_that_is_replaced_meanwhile_is_an_error(a: swath.RowArray, out: 
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "folder"])
-def test_what_appears_meanwhile_is_not_lost(tmp_path: Path, make: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "appears", [Path.touch, lambda path: (path / "precious").mkdir(parents=True)], ids=["a-file", "a-folder"]
+)
+def test_what_appears_meanwhile_is_not_lost(
+    tmp_path: Path, make: Callable[[Path], None], appears: Callable[[Path], None]
+) -> None:
     path = tmp_path / "a"
 
     def meanwhile() -> None:
         with staged(path, 0, overwrite=False) as temporary:
             make(temporary)
-            path.mkdir()
-            (path / "precious").touch()
+            appears(path)
+            appeared.append(path.stat().st_ino)
 
+    appeared: list[int] = []
     with pytest.raises(StoreExistsError, match="somebody else"):
         meanwhile()
-    assert _names(path) == ["precious"]
+    assert [path.stat().st_ino] == appeared
     assert _names(tmp_path) == ["a"]
 
 

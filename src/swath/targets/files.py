@@ -63,7 +63,9 @@ class FlatTarget:
         with _without_warnings():
             mapped = np.lib.format.open_memmap(path, "w+", self.item.dtype, self.item.shape)
         begin = int(mapped.offset)
-        os.truncate(path, begin)  # numpy made the file as long as it will be, and ext4 fills a hole slower than it appends
+        os.truncate(
+            path, begin
+        )  # numpy made the file as long as it will be, and ext4 fills a hole slower than it appends
         return begin
 
     def _writer(self, descriptor: int, begin: int) -> Write:

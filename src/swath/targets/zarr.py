@@ -102,7 +102,7 @@ class ZarrTarget:
                 shape=item.shape,
                 dtype=item.dtype,
                 chunks=(self._chunk_rows(item), *item.shape[1:]),
-                config={"write_empty_chunks": True},  # else chunks of -0.0 would be left out, and read as 0.0
+                config={"write_empty_chunks": True},  # else chunks of complex -0.0 would be left out, and read as 0.0
             )
         except (TypeError, ValueError) as error:
             raise LayoutError(
