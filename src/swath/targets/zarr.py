@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ _CHUNK_BYTES = 8 * 2**20
 
 # What Zarr's compressors take at once.
 _MOST_CHUNK_BYTES = 2**31 - 2**20
+
+# Chunks that are compressed at once; they and their encoded bytes are counted as `held_copies`.
+_WRITERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,22 @@ class ZarrTarget:
         """What takes the rows; see `Target`."""
         with staged(self.path, self._values_bytes, overwrite=self.overwrite) as temporary:
             with writing_to(self.path, self._values_bytes):
-                arrays = self._create(LocalStore(temporary))
+                arrays = self._begin(temporary)
             yield [partial(self._write, array) for array in arrays]
+
+    def _begin(self, folder: Path) -> list[Any]:
+        """Put the metadata in the folder; the arrays, to be written."""
+        files: dict[str, Any] = {}
+        self._create(MemoryStore(files))
+        for key, encoded in files.items():
+            (folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (folder / key).write_bytes(encoded.to_bytes())
+        # Chunks of nothing but the fill value are written too: complex -0.0 would be left out, and read as 0.0.
+        config: Any = {"write_empty_chunks": True}
+        with _without_warnings():
+            return [
+                zarr.open_array(LocalStore(folder), path=item.name, mode="r+", config=config) for item in self.items
+            ]
 
     @property
     def _values_bytes(self) -> int:
@@ -80,21 +98,19 @@ class ZarrTarget:
     def _chunk_rows(self, item: Item) -> int:
         return min(self.step_rows(item), item.shape[0])
 
-    def _create(self, store: LocalStore | MemoryStore) -> list[Any]:
+    def _create(self, store: MemoryStore) -> list[Any]:
         """The arrays, empty.
 
         Raises
         ------
         LayoutError
         """
-        # Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _without_warnings():
             if self.items[0].name:
                 zarr.create_group(store)
             return [self._create_array(store, item) for item in self.items]
 
-    def _create_array(self, store: LocalStore | MemoryStore, item: Item) -> Any:
+    def _create_array(self, store: MemoryStore, item: Item) -> Any:
         try:
             return zarr.create_array(
                 store,
@@ -102,7 +118,6 @@ class ZarrTarget:
                 shape=item.shape,
                 dtype=item.dtype,
                 chunks=(self._chunk_rows(item), *item.shape[1:]),
-                config={"write_empty_chunks": True},  # else chunks of complex -0.0 would be left out, and read as 0.0
             )
         except (TypeError, ValueError) as error:
             raise LayoutError(
@@ -110,5 +125,20 @@ class ZarrTarget:
             ) from error
 
     def _write(self, array: Any, start: int, rows: NDArray[Any]) -> None:
-        with writing_to(self.path, self._values_bytes):
-            array[start : start + len(rows)] = rows
+        """Write each chunk by a call of its own: of several in one call, zarr goes on with others after one has failed."""
+
+        def write(i: int) -> None:
+            some = rows[i : i + array.chunks[0]]
+            array[start + i : start + i + len(some)] = some
+
+        with writing_to(self.path, self._values_bytes), ThreadPoolExecutor(_WRITERS) as pool:
+            for future in [pool.submit(write, i) for i in range(0, len(rows), array.chunks[0])]:
+                future.result()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
