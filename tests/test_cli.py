@@ -123,7 +123,7 @@ def test_an_error_is_one_line_and_leaves_nothing(tmp_path: Path, store: Path, wo
 
 def test_every_subcommand_has_help() -> None:
     listed = _run("--help").stdout
-    for name in ("demo", "ingest", "info", "plan", "gather", "bench"):
+    for name in ("demo", "ingest", "info", "plan", "gather", "export", "bench"):
         assert name in listed
         assert _run(name, "--help").stdout.strip()
 

@@ -18,8 +18,8 @@ LAYERS = [
     {"errors"},
     {"memory", "windows", "layout"},
     {"plan"},
-    {"checksum", "storage"},
-    {"sources"},
+    {"checksum", "storage", "progress"},
+    {"sources", "targets"},
     {"decoder"},
     {"shard"},
     {"metadata", "raw", "encoded"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"ingestion"},
     {"repair", "lazy"},
     {"array"},
-    {"group"},
+    {"group", "exporting"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -43,12 +43,13 @@ PURE = LEVEL["plan"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
 OWNERS = {
-    "zarr": {"metadata", "foreign"},
+    "zarr": {"metadata", "foreign", "sources", "targets"},
     "dask": {"lazy"},
     "distributed": {"cluster"},
-    "h5py": {"sources"},
+    "h5py": {"sources", "targets"},
     "PIL": {"sources"},
     "numcodecs": {"decoder"},
+    "rich": {"progress"},
     "awscrt": {"checksum"},
     "pyarrow": {"sources"},
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from swath import errors
 from swath.array import RowArray, ingest, open
 from swath.errors import SwathError
+from swath.exporting import export
 from swath.group import RowGroup, ingest_group, open_group
 from swath.plan import Plan
 from swath.sources.images import images
@@ -26,6 +27,7 @@ __all__ = [
     "SwathError",
     "compute",
     "errors",
+    "export",
     "images",
     "ingest",
     "ingest_group",

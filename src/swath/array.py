@@ -393,6 +393,19 @@ class RowArray:
         return open_source(source, dtype=layout.dtype, row_shape=layout.row_shape, cache_bytes=limit.n_bytes // 2)
 
 
+def rows_of(a: object) -> Rows:
+    """What the layers below know of an array.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    if not isinstance(a, RowArray):
+        raise OptionError(f"A {type(a).__name__} is no array of swath. Give what swath.open or swath.ingest return.")
+    return a._rows
+
+
 def open(
     url: str | os.PathLike[str],
     *,

@@ -17,11 +17,11 @@ from swath.gather import gather_now
 from swath.layout import CRC_BYTES, Layout
 from swath.memory import Room, format_bytes
 from swath.metadata import shard_key
+from swath.progress import progress_bar
 from swath.shard import index_entries
 from swath.sources import Source
 from swath.storage import LocalFile, Scratch
 from swath.store import Store
-from swath.writing import progress_bar
 
 # One read of a shard from its first byte to its last: large enough for the disk, small enough for the cache of a core.
 _BLOCK_BYTES = 2**21
@@ -84,7 +84,7 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
         a_shard = 2 * layout.shard_rows * layout.row_bytes + source.read_bytes
         threads = 1 if source.in_order else max(1, min(threads, limit.n_bytes // a_shard))
     with (
-        progress_bar("verify", layout.n_rows * layout.row_bytes, 0, progress) as advance,
+        progress_bar("verify", layout.n_rows * layout.row_bytes, progress) as advance,
         ThreadPoolExecutor(threads, thread_name_prefix="swath-verify") as pool,
     ):
         found = pool.map(lambda shard: _check_shard(store, shard, source, limit, advance), range(layout.n_shards))

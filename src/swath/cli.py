@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import swath
 from swath.array import RowArray
-from swath.errors import StartsError, SwathError
+from swath.errors import OptionError, StartsError, SwathError
 from swath.gather import Verify
 from swath.layout import CodecName
 from swath.measure import Job, measure, random_starts
@@ -185,6 +185,27 @@ def gather(
 
 
 @cli.command()
+@click.argument("url", metavar="STORE")
+@click.argument("target")
+@click.option("--rows", metavar="A:B", help="Rows from A to B - 1, as in Python; all by default.")
+@click.option("--chunk-rows", type=int, help="Rows of a chunk, in HDF5 (else contiguous) and Zarr.")
+@_memory_limit
+@click.option("--overwrite", is_flag=True, help="Replace what is there, once the new one is whole.")
+def export(url: str, target: str, rows: str | None, **options: Any) -> None:
+    """Write STORE, or some of its rows, to TARGET.
+
+    TARGET is FILE.h5::NAME, a .npy file, a .zarr folder, or the bytes alone in a .raw, .bin or .dat file.
+
+    \b
+    swath export recording.zarr recording.h5::signal
+    swath export recording.zarr first.npy --rows 0:1000
+    """
+    a = swath.open(url)
+    swath.export(a, target, rows=None if rows is None else _slice(rows), **options)
+    click.echo(f"{target}: {a.dtype} rows of shape {a.shape[1:]}")
+
+
+@cli.command()
 @click.argument("url")
 @click.option("--windows", type=int, default=10_000, show_default=True)
 @_seed
@@ -265,6 +286,14 @@ def _choose_starts(
         return chosen
     text = path.read_text() if path.is_file() else str(starts)
     return np.array(_integers(text, "--starts"), np.int64)
+
+
+def _slice(text: str) -> slice:
+    try:
+        start, stop = (int(edge) if edge.strip() else None for edge in text.split(":"))
+    except ValueError:
+        raise OptionError(f"--rows is {text[:60]!r}. Give two whole numbers with a colon, such as 0:1000.") from None
+    return slice(start, stop)
 
 
 def _integers(text: str, option: str) -> list[int]:

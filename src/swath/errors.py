@@ -14,6 +14,7 @@
     ├── DiskFullError           (OSError)        make room, then run the same call again
     ├── SourceError             (ValueError)     mend the source
     │   └── SourceNotFoundError     (FileNotFoundError)
+    ├── TargetError             (OSError)        choose another place to write to
     ├── LayoutError             (ValueError)     choose another dtype, chunk or shard
     └── StoreError              look at the store
         ├── StoreNotFoundError      (FileNotFoundError)
@@ -75,6 +76,10 @@ class SourceError(SwathError, ValueError):
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
     """The file or dataset to be ingested does not exist."""
+
+
+class TargetError(SwathError, OSError):
+    """The place that an export shall go to cannot take it; what was there is untouched."""
 
 
 class LayoutError(SwathError, ValueError):

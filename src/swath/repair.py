@@ -17,9 +17,10 @@ from swath.commit import locked, settle
 from swath.errors import MemoryLimitError, SourceError
 from swath.gather import gather_now
 from swath.memory import Room, format_bytes
+from swath.progress import progress_bar
 from swath.sources import Source
 from swath.store import Store
-from swath.writing import progress_bar, put_shard, rows_in, shard_buffer
+from swath.writing import put_shard, rows_in, shard_buffer
 
 # Sound shards of which one chunk is compared with the source.
 _SAMPLED_SHARDS = 16
@@ -51,7 +52,7 @@ def repair(store: Store, source: Source, limit: Room, progress: bool | None, tim
         _check_samples(store, source, damaged, limit)
         total = sum(stop - start for start, stop in map(layout.rows_of, damaged)) * layout.row_bytes
         buffer = shard_buffer(layout)
-        with progress_bar("repair", total, 0, progress) as advance:
+        with progress_bar("repair", total, progress) as advance:
             for shard in damaged:
                 start, stop = layout.rows_of(shard)
                 rows = rows_in(buffer, layout, stop - start)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from swath.errors import DiskFullError, MemoryLimitError
 from swath.layout import Layout
 from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
+from swath.progress import progress_bar
 from swath.shard import encode_shard
 from swath.sources import Source
 from swath.storage import LocalFolder
@@ -77,7 +78,7 @@ def write_parts(folder: LocalFolder, parts: Sequence[Part], writers: Sequence[Wr
         sum(_bytes_of(part.facts.layout, shards) for part, shards in zip(parts, each))
         for each in ([part.shards for part in parts], missing)
     )
-    with progress_bar("ingest", total, total - left, progress) as advance:
+    with progress_bar("ingest", total, progress, done=total - left) as advance:
         for place, part, shards, write in zip(folders, parts, missing, writers):
             write(place, part, shards, advance)
 
@@ -196,20 +197,3 @@ def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Se
             f"{folder.path.parent} has {format_bytes(free)} free, but the store needs {format_bytes(needed)} ({needed} bytes) more. "
             "Make room, choose another place, or try codec='zstd'."
         )
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int, done: int, wanted: bool | None) -> Iterator[Callable[[int], None]]:
-    """A function to be told of bytes that are done; it moves a bar on stderr, with rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    shown = console.is_terminal if wanted is None else wanted
-    if not shown:
-        yield lambda n_bytes: None
-        return
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda n_bytes: bar.advance(task, n_bytes)

@@ -158,7 +158,7 @@ class LocalFolder:
             temporary.rename(self.path / key)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and is_full(error):
                 needed = format_bytes(sum(map(len, buffers)))
                 raise DiskFullError(
                     error.errno,
@@ -175,6 +175,11 @@ class LocalFolder:
         """Remove what killed writers left; only under the lock that keeps other writers away."""
         for path in self.path.glob(f".*{_TEMPORARY}"):
             path.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or what this user or process may write, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def _open(path: Path, direct: Scratch | None) -> tuple[int, Scratch | None]:
