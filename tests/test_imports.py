@@ -40,7 +40,7 @@ PURE = LEVEL["plan"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
 OWNERS = {
-    "zarr": {"store", "foreign"},
+    "zarr": {"store", "foreign", "sources"},
     "dask": {"lazy"},
     "h5py": {"sources"},
     "numcodecs": {"decoder"},

@@ -16,6 +16,7 @@ from swath.layout import CodecName
 from swath.memory import resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
+from swath.sources.converted import Casting
 
 if TYPE_CHECKING:
     import dask.array
@@ -270,7 +271,9 @@ def ingest(
     shard_rows: int | Literal["auto"] = "auto",
     codec: CodecName | Literal["auto"] = "auto",
     dtype: DTypeLike | None = None,
+    casting: Casting = "exact",
     row_shape: Sequence[int] | None = None,
+    rows: slice | None = None,
     memory_limit: int | str | None = None,
     progress: bool | None = None,
     resume: bool = True,
@@ -283,8 +286,11 @@ def ingest(
     Parameters
     ----------
     source
-        A numpy or dask array, an h5py dataset, the path of a ``.npy`` file or of a raw binary file,
-        ``"file.h5::dataset"``, or a list of these, which is joined along axis 0, each a segment.
+        A numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``;
+        the path of a ``.npy`` file, a Zarr array or a raw binary file, ``"file.h5::dataset"``, ``"file.npz::name"`` or
+        ``"group.zarr::name"``; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
+        ``"part-*.npy"``: its files are joined in the order of their names as text (``part-10`` before ``part-9``). What goes beside
+        values (coordinates, units, a mask of nothing) is left behind.
     url
         The folder that shall be the store.
     window
@@ -294,9 +300,15 @@ def ingest(
     codec
         ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
         array fits in memory, a codec where it does not and the rows are much smaller encoded.
-    dtype, row_shape
-        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default. For other sources ``dtype``
-        must be the one they have.
+    dtype
+        That of the store; of a raw binary file, that of its bytes. By default that of the source.
+    casting
+        What ``dtype`` may do to values: ``"exact"`` refuses the first that would not be equal (nan stays nan); ``"rounded"`` lets
+        floats round to the nearest, but refuses what overflows, wraps or is cut; ``"unsafe"`` is numpy's ``astype``.
+    row_shape
+        Shape of a row in a raw binary file; ``()`` by default.
+    rows
+        Which rows to take, as ``slice(1000, 2000)``; all by default.
     memory_limit
         What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
     progress
@@ -313,7 +325,7 @@ def ingest(
     Raises
     ------
     SourceError, SourceNotFoundError
-        The source is no array of rows, or not there.
+        The source is no array of rows, or not there, or a value of it is lost in ``dtype``.
     LayoutError, OptionError
         The rows cannot be stored in this way.
     StoreExistsError, StoreBusyError
@@ -329,6 +341,8 @@ def ingest(
     >>> a = swath.ingest(np.random.default_rng(0).normal(size=(1000, 50)), tmp / "ingest.zarr", window=8)
     >>> a.shape, a.window, len(a.segments)
     ((1000, 50), 8, 1)
+    >>> swath.ingest(np.arange(1000), tmp / "part.zarr", rows=slice(-500, None), dtype="u2").gather([0], window=2)
+    array([[500, 501]], dtype=uint16)
     """
     from swath import ingestion
 
@@ -340,7 +354,9 @@ def ingest(
         shard_rows=shard_rows,
         codec=codec,
         dtype=dtype,
+        casting=casting,
         row_shape=row_shape,
+        rows=rows,
         memory_limit=memory_limit,
         progress=progress,
         resume=resume,

@@ -29,6 +29,8 @@ from swath.memory import Room, format_bytes, machine_bytes, resolve_limit
 from swath.sample import sample_codecs
 from swath.shard import encode_shard
 from swath.sources import Source, open_source, parse_dtype
+from swath.sources.converted import Casting, check_casting
+from swath.sources.sliced import take_rows
 from swath.storage import LocalFolder
 from swath.store import Facts, building, check_vacant, local_path, pending_facts, shard_key
 from swath.windows import check_usual_window
@@ -59,7 +61,9 @@ def ingest(
     shard_rows: int | Literal["auto"],
     codec: CodecName | Literal["auto"],
     dtype: DTypeLike | None,
+    casting: Casting,
     row_shape: Sequence[int] | None,
+    rows: slice | None,
     memory_limit: int | str | None,
     progress: bool | None,
     resume: bool,
@@ -72,30 +76,28 @@ def ingest(
     window = check_usual_window(window)
     stored = None if dtype is None else parse_dtype(dtype)
     cache_bytes = int(limit.n_bytes * _CACHE_IN_LIMIT)
-    rows = open_source(source, dtype=stored, row_shape=row_shape, cache_bytes=cache_bytes)
-    if stored is not None and np.result_type(stored.base) != rows.dtype:
-        raise SourceError(
-            f"The source has dtype {rows.dtype}, not {stored}. Leave dtype out, or convert the source first."
-        )
-    described = rows.describe()
-    chosen, reason = _choose_codec(codec, rows, window, pending_facts(path) if resume else None, described)
+    check_casting(casting)
+    opened = open_source(source, dtype=stored, row_shape=row_shape, casting=casting, cache_bytes=cache_bytes)
+    taken = opened if rows is None else take_rows(opened, rows)
+    described = taken.describe()
+    chosen, reason = _choose_codec(codec, taken, window, pending_facts(path) if resume else None, described)
     layout = choose_layout(
-        rows.shape,
-        rows.dtype,
+        taken.shape,
+        taken.dtype,
         window=window,
         chunk_rows=chunk_rows,
         shard_rows=shard_rows,
         codec=chosen,
-        most_shard_bytes=max(1, (limit.n_bytes - rows.read_bytes) // _SHARDS_IN_LIMIT),
+        most_shard_bytes=max(1, (limit.n_bytes - taken.read_bytes) // _SHARDS_IN_LIMIT),
     )
-    workers = _workers(layout, rows, limit)
-    facts = Facts(layout, window, rows.segments, described, reason)
+    workers = _workers(layout, taken, limit)
+    facts = Facts(layout, window, taken.segments, described, reason)
     with building(path, facts, overwrite=overwrite, resume=resume) as folder:
         missing = [shard for shard in range(layout.n_shards) if not folder.has(shard_key(layout, shard))]
         _check_disk(folder, layout, missing)
         with _progress(layout, missing, progress) as advance:
-            _write_shards(folder, layout, rows, missing, workers, advance)
-        if rows.describe() != facts.source:
+            _write_shards(folder, layout, taken, missing, workers, advance)
+        if taken.describe() != facts.source:
             raise SourceError(
                 f"The source changed while it was read ({_label(facts)}). Run the ingest again, once nothing writes to it."
             )
