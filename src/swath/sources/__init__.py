@@ -147,14 +147,14 @@ def expand_pattern(name: str) -> list[str]:
     >>> [Path(path).name for path in expand_pattern(f"{tmp}/*.npy")]
     ['a10.npy', 'a9.npy', 'b.npy']
     """
-    head, separator, inner = name.rpartition("::")
-    path = str(Path(head if separator else name).expanduser())
+    head, *inner = name.rsplit("::", 1)
+    path = str(Path(head).expanduser())
     if not glob.has_magic(path) or os.path.lexists(path):
         return [name]
     found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - a Path takes no pattern from the root
     if not found:
         raise SourceNotFoundError(f"No file fits {path}. Check the pattern.")
-    return [f"{match}{separator}{inner}" for match in found]
+    return ["::".join([match, *inner]) for match in found]
 
 
 def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.dtype[Any]:

@@ -46,11 +46,11 @@ def group_members(
     {'X': (100, 5), 'y': (100,)}
     """
     text = os.fspath(place)
-    head, separator, group = text.rpartition("::")
-    path = Path(head if separator else text).expanduser()
+    head, *group = text.rsplit("::", 1)
+    path = Path(head).expanduser()
     if names is not None and (isinstance(names, str) or not names):
         raise OptionError(f"names is {names!r}. Give a list of at least one name, or None for all.")
-    inner = group.strip("/") if separator else ""
+    inner = "".join(group).strip("/")
     chosen = list(_names(path, inner) if names is None else names)
     if not chosen:
         raise SourceError(f"{text} holds no arrays. Give a file or group that does.")
