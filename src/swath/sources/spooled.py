@@ -6,10 +6,12 @@ for each slab. It has no name: nothing is left of it, however the process ends.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -30,7 +32,7 @@ PIECE_BYTES = 2**22
 _ON_DISK = "/var/tmp"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Spool:
     """Rows that lie in a file of slabs."""
 
@@ -79,10 +81,14 @@ def spool(
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(f"{format_bytes(free)} free")
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it is the value
-        for slab in slabs:
-            file.write(memoryview(np.ascontiguousarray(read(slab), dtype).reshape(-1).view(np.uint8)))
-        file.flush()
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            for slab in slabs:
+                file.write(memoryview(np.ascontiguousarray(read(slab), dtype).reshape(-1).view(np.uint8)))
+            file.flush()
+            found = Spool(file, row_shape, dtype, n_rows, tuple(slabs))
+            weakref.finalize(found, stack.pop_all().close)
+            return found
     except SourceError:
         raise
     except OSError as error:
@@ -90,7 +96,6 @@ def spool(
             f"{folder} cannot take a temporary file of {format_bytes(needed)} ({error}), which rows are put in whose chunks "
             "do not fit in memory. Make room, set TMPDIR to another folder, or raise memory_limit."
         ) from error
-    return Spool(file, row_shape, dtype, n_rows, tuple(slabs))
 
 
 def _fill(descriptor: int, out: NDArray[Any], offset: int) -> None:

@@ -70,7 +70,7 @@ class Bands:
 
         def cut(budget: int) -> tuple[tuple[Slab, ...], int]:
             """The slabs, and what the largest takes while it is read."""
-            slabs = _slabs(rows, shape[1:], chunks[1:], budget // itemsize)
+            slabs = _slabs(rows, shape[1:], chunks, budget // itemsize)
             largest = slab_shape(slabs[0])
             n_chunks = math.prod(-(-n // c) for n, c in zip((rows, *largest), chunks))
             slab_bytes = rows * itemsize * math.prod(largest)
@@ -85,15 +85,16 @@ class Bands:
 
 
 def _slabs(rows: int, row_shape: tuple[int, ...], chunks: tuple[int, ...], most_values: int) -> tuple[Slab, ...]:
-    """Whole chunks of each axis of a row, so many that a slab has at most so many values, or is one chunk."""
-    size = list(row_shape)
-    for axis, (n, chunk) in enumerate(zip(row_shape, chunks)):
-        values = rows * math.prod(size)
-        if values <= most_values:
-            break
-        size[axis] = min(n, chunk * max(1, most_values * n // (values * chunk)))
-    cuts = [[slice(i, min(i + step, n)) for i in range(0, n, max(1, step))] for n, step in zip(row_shape, size)]
-    return tuple(itertools.product(*cuts)) or ((slice(0, 0),) * len(row_shape),)
+    """Whole chunks of each axis of a row, so many that the chunks of a slab have at most so many values, or that it is one."""
+    # In chunks, along all axes; those at the edge are decoded whole.
+    grid = [-(-n // chunk) for n, chunk in zip((rows, *row_shape), chunks)]
+    most = most_values // math.prod(chunks)
+    for axis in range(1, len(grid)):
+        others = math.prod(grid) // grid[axis]
+        grid[axis] = min(grid[axis], max(1, most // others))
+    steps = [n * chunk for n, chunk in zip(grid[1:], chunks[1:])]
+    cuts = [[slice(i, min(i + step, n)) for i in range(0, n, step)] for n, step in zip(row_shape, steps)]
+    return tuple(itertools.product(*cuts))
 
 
 @dataclass(slots=True)
