@@ -144,7 +144,7 @@ KINDS: dict[str, tuple[NDArray[Any], str, int | None]] = {
 def test_text_times_and_records(name: str) -> None:
     rows, new, lost = KINDS[name]
     for casting in ("exact", "rounded"):
-        source = convert(open_source(rows), np.dtype(new), casting)  # type: ignore[arg-type]
+        source = convert(open_source(rows), np.dtype(new), casting)
         out = np.empty(rows.shape, new)
         if lost is None:
             source.read_into(0, out)

@@ -192,7 +192,7 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
 
 def test_a_member_is_not_opened_in_place(tmp_path: Path) -> None:
     for rows, packed in ((ROWS, False), (ROWS, True), (np.asfortranarray(ROWS), False)):
-        with pytest.raises(SourceError, match="cannot be read at random where it is. Ingest it"):
+        with pytest.raises(SourceError, match="cannot be read at random where it is"):
             swath.open(f"{_npz(tmp_path, rows, packed=packed)}::rows")
 
 
@@ -256,7 +256,7 @@ def test_members_of_a_group(tmp_path: Path, kind: str) -> None:
     assert_same(_all(members["X"]), ROWS)
     assert_same(_all(members["y"]), ROWS[:, 0, 0].copy())
     assert list(group_members(place, ["y"])) == ["y"]
-    with pytest.raises(SourceNotFoundError, match="no .* '.*z'"):
+    with pytest.raises(SourceNotFoundError, match=r"no .* '.*z'"):
         group_members(place, ["z"])
     with pytest.raises(OptionError, match="names is"):
         group_members(place, [])

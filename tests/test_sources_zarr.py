@@ -1,7 +1,6 @@
 """Zarr arrays of any chunking come in whole, each chunk decoded once, in the memory that was allowed."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -63,7 +62,7 @@ def test_any_grid_and_any_cache(
     rows = np.arange(np.prod(shape[:ndim]), dtype="i4").reshape(shape[:ndim])
     store = Counting(MemoryStore())
     zarr.create_array(store, data=rows, chunks=chunks[:ndim], zarr_format=version)
-    array = zarr.open_array(store, mode="r")
+    array = zarr.open_array(store, mode="r+")
     source = open_source(array, cache_bytes=cache_bytes)
     store.gets.clear()
     assert_same(_read(source, step), rows)
@@ -265,7 +264,7 @@ def test_no_room_for_the_temporary_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     a = swath.ingest(path, tmp_path / "a.zarr", memory_limit="16MiB")
     assert (a.gather([0], window=1000) == 3).all()
-    assert set(os.listdir(tmp_path)) == {"a.zarr", "some.zarr"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zarr", "some.zarr"}
 
 
 def test_a_failing_read_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +274,7 @@ def test_a_failing_read_leaves_no_temporary_file(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(SourceError, match="cannot be read"):
         swath.ingest(path, tmp_path / "a.zarr", memory_limit="8MiB", codec="zstd")
-    assert [name for name in os.listdir(tmp_path) if name.startswith("tmp")] == []
+    assert list(tmp_path.glob("tmp*")) == []
 
 
 _CHILD = """

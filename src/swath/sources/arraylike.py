@@ -113,11 +113,13 @@ def open_array_like(array: Any, cache_bytes: int) -> Source:
     name = type(array).__name__
     try:
         shape = tuple(operator.index(n) for n in array.shape)
-    except TypeError:
+        if min(shape, default=0) < 0:
+            raise ValueError
+    except (TypeError, ValueError):
         raise SourceError(
             f"The {name} has the shape {array.shape!r}, which is not known in numbers. Give an array of known shape."
         ) from None
-    if not shape or shape[0] < 1:
+    if not shape or shape[0] == 0:
         check_rows(shape, np.dtype("u1"), f"The {name}")
     try:
         stored = np.dtype(array.dtype)
