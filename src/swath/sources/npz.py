@@ -148,8 +148,7 @@ class StreamedMember:
             if start + len(out) < self.shape[0]:
                 self._stream = stream, start + len(out)
                 return
-            stream.read(1)  # at the end of its bytes zipfile compares their crc32
-            stream.close()
+            stream.close()  # with the last byte zipfile has compared the crc32
         except Exception as error:  # of zlib, bz2 or lzma, which have no base in common
             if isinstance(error, zipfile.BadZipFile) and "CRC" in str(error):
                 raise _wrong_crc(self.facts) from None
@@ -293,7 +292,7 @@ def _where(facts: dict[str, Any]) -> str:
 
 
 def _skip(stream: IO[bytes], n_bytes: int) -> None:
-    while n_bytes:
+    while n_bytes > 0:
         n_bytes -= len(_read(stream, min(n_bytes, _STEP_BYTES)))
 
 
