@@ -66,6 +66,20 @@ def test_raw_binary(tmp_path: Path, rows: NDArray[np.float64]) -> None:
     np.testing.assert_array_equal(swath.open(tmp_path / "a.zarr").gather([7]), rows[None, 7:23])
 
 
+def test_a_part_of_a_pattern_is_cast(tmp_path: Path, rows: NDArray[np.float64]) -> None:
+    np.save(tmp_path / "1.npy", rows[:400])
+    np.save(tmp_path / "2.npy", rows[400:])
+    words = ["ingest", f"{tmp_path}/?.npy", tmp_path / "a.zarr", "--rows", "-700:", "--dtype", "float32"]
+    refused = _run(*words)
+    assert refused.returncode == 2
+    assert re.search(r"row 300 at .* as float32", refused.stderr)
+    done = _run(*words, "--casting", "rounded")
+    assert done.returncode == 0, done.stderr
+    a = swath.open(tmp_path / "a.zarr")
+    assert a.segments.tolist() == [[0, 100], [100, 700]]
+    np.testing.assert_array_equal(a.gather([95]), rows[None, 395:411].astype("f4"))
+
+
 def test_starts_come_from_a_file(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
     starts = [9, 0, 984]
     np.save(tmp_path / "starts.npy", starts)
@@ -109,6 +123,9 @@ def test_a_file_in_place_is_shown_planned_and_measured(tmp_path: Path) -> None:
         pytest.param(["ingest", "nothing.npy", "b.zarr"], "no file .*nothing.npy", id="no-source"),
         pytest.param(["ingest", "{store}/zarr.json", "b.zarr"], "give dtype=", id="unknown-kind"),
         pytest.param(["ingest", "{npy}", "{store}"], "overwrite=True", id="exists"),
+        pytest.param(["ingest", "{npy}", "b.zarr", "--rows", "5"], "--rows is '5'", id="rows"),
+        pytest.param(["ingest", "{npy}", "b.zarr", "--rows", "5:5"], "takes none of the 5 rows", id="no-rows"),
+        pytest.param(["ingest", "*.nothing", "b.zarr"], "No file fits .*nothing", id="pattern"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_nothing(tmp_path: Path, store: Path, words: list[str], message: str) -> None:

@@ -17,6 +17,7 @@ from swath.layout import CodecName
 from swath.memory import Room, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
+from swath.sources.converted import Casting
 
 if TYPE_CHECKING:
     import dask.array
@@ -226,8 +227,7 @@ class RowArray:
         self,
         source: Any,
         *,
-        dtype: DTypeLike | None = None,
-        row_shape: Sequence[int] | None = None,
+        casting: Casting = "exact",
         memory_limit: int | str | None = None,
         progress: bool | None = None,
         client: Any = None,
@@ -241,8 +241,10 @@ class RowArray:
 
         Parameters
         ----------
-        source, dtype, row_shape
-            As in `swath.ingest`; its rows have the shape and dtype of this array.
+        source
+            As in `swath.ingest`; its rows have the shape of this array, and those of a raw binary file its dtype too.
+        casting
+            How values become the dtype of this array, as in `swath.ingest`.
         memory_limit, progress, client
             As in `swath.ingest`.
         timeout
@@ -277,9 +279,7 @@ class RowArray:
         from swath import ingestion
 
         store = self._own_store("append to")
-        options = ingestion.Options(
-            dtype=dtype, row_shape=row_shape, memory_limit=memory_limit, progress=progress, client=client
-        )
+        options = ingestion.Options(casting=casting, memory_limit=memory_limit, progress=progress, client=client)
         ingestion.append(source, store.folder.path, options, timeout)
         return self.refresh()
 
@@ -298,6 +298,7 @@ class RowArray:
         self,
         source: Any = None,
         *,
+        casting: Casting = "exact",
         memory_limit: int | str | None = None,
         progress: bool | None = None,
     ) -> Verification:
@@ -307,7 +308,7 @@ class RowArray:
         ----------
         source
             All that was ingested and appended, a list if it was several.
-        memory_limit, progress
+        casting, memory_limit, progress
             As in `swath.ingest`.
 
         Returns
@@ -333,12 +334,15 @@ class RowArray:
 
         store = self._own_store("verify", member=True)
         limit = resolve_limit(memory_limit)
-        return check.verify(store, None if source is None else self._open_source(source, limit), limit, progress)
+        return check.verify(
+            store, None if source is None else self._open_source(source, casting, limit), limit, progress
+        )
 
     def repair(
         self,
         source: Any,
         *,
+        casting: Casting = "exact",
         memory_limit: int | str | None = None,
         progress: bool | None = None,
         timeout: float = 60.0,
@@ -349,7 +353,7 @@ class RowArray:
         ----------
         source
             All that was ingested and appended, a list if it was several.
-        memory_limit, progress
+        casting, memory_limit, progress
             As in `swath.ingest`.
         timeout
             Seconds to wait for another process that writes this store.
@@ -373,7 +377,7 @@ class RowArray:
 
         store = self._own_store("repair", member=True)
         limit = resolve_limit(memory_limit)
-        return repair(store, self._open_source(source, limit), limit, progress, timeout)
+        return repair(store, self._open_source(source, casting, limit), limit, progress, timeout)
 
     def _own_store(self, what: str, *, member: bool = False) -> Store:
         from swath.store import Store
@@ -386,11 +390,13 @@ class RowArray:
             )
         return self._rows
 
-    def _open_source(self, source: Any, limit: Room) -> Source:
+    def _open_source(self, source: Any, casting: Casting, limit: Room) -> Source:
         from swath.sources import open_source
+        from swath.sources.converted import check_casting
 
-        layout = self._rows.layout
-        return open_source(source, dtype=layout.dtype, row_shape=layout.row_shape, cache_bytes=limit.n_bytes // 2)
+        check_casting(casting)
+        layout, share = self._rows.layout, limit.n_bytes // 2
+        return open_source(source, dtype=layout.dtype, row_shape=layout.row_shape, casting=casting, cache_bytes=share)
 
 
 def rows_of(a: object) -> Rows:
@@ -459,7 +465,9 @@ def ingest(
     shard_rows: int | Literal["auto"] = "auto",
     codec: CodecName | Literal["auto"] = "auto",
     dtype: DTypeLike | None = None,
+    casting: Casting = "exact",
     row_shape: Sequence[int] | None = None,
+    rows: slice | None = None,
     memory_limit: int | str | None = None,
     progress: bool | None = None,
     resume: bool = True,
@@ -473,11 +481,14 @@ def ingest(
     Parameters
     ----------
     source
-        A numpy or dask array, an h5py dataset, the path of a ``.npy`` file, of a raw binary file or of a table of text
-        (``.csv``, ``.tsv``, ``.txt``, with or without ``.gz``), ``"file.h5::dataset"``, a folder of images that are alike,
-        or a list of these, which is joined along axis 0, each a segment. For labels, and images that are not alike, a source
-        that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read again,
-        so an interrupted call begins anew.
+        A numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``;
+        the path of a ``.npy`` file, a Zarr array, a raw binary file or a table of text (``.csv``, ``.tsv``, ``.txt``, with or
+        without ``.gz``), ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``, a folder of images that are
+        alike; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
+        ``"part-*.npy"``: its files are joined in the order of their names as text (``part-10`` before ``part-9``). What goes
+        beside values (coordinates, units, a mask of nothing) is left behind. For labels, and images that are not alike, a
+        source that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read
+        again, so an interrupted call begins anew.
     url
         The folder that shall be the store.
     window
@@ -487,10 +498,16 @@ def ingest(
     codec
         ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
         array fits in memory, a codec where it does not and the rows are much smaller encoded.
-    dtype, row_shape
-        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default. For a table of text ``dtype``
-        is that of a line, such as ``[("name", "S10"), ("pos", "<i4")]``, or of all values, by default float64. For
-        other sources it must be the one they have.
+    dtype
+        That of the store; by default that of the source. Of a raw binary file, that of its bytes; of a table of text that of
+        a line, such as ``[("name", "S10"), ("pos", "<i4")]``, or of all values, by default float64.
+    casting
+        What ``dtype`` may do to values: ``"exact"`` refuses the first that would not be equal (nan stays nan); ``"rounded"`` lets
+        floats round to the nearest, but refuses what overflows, wraps or is cut; ``"unsafe"`` is numpy's ``astype``.
+    row_shape
+        Shape of a row in a raw binary file; ``()`` by default.
+    rows
+        Which rows to take, as ``slice(1000, 2000)``; all by default.
     memory_limit
         What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
     progress
@@ -511,7 +528,7 @@ def ingest(
     Raises
     ------
     SourceError, SourceNotFoundError
-        The source is no array of rows, or not there.
+        The source is no array of rows, or not there, or a value of it is lost in ``dtype``.
     LayoutError, OptionError
         The rows cannot be stored in this way.
     StoreExistsError, StoreBusyError
@@ -527,6 +544,8 @@ def ingest(
     >>> a = swath.ingest(np.random.default_rng(0).normal(size=(1000, 50)), tmp / "ingest.zarr", window=8)
     >>> a.shape, a.window, len(a.segments)
     ((1000, 50), 8, 1)
+    >>> swath.ingest(np.arange(1000), tmp / "part.zarr", rows=slice(-500, None), dtype="u2").gather([0], window=2)
+    array([[500, 501]], dtype=uint16)
     """
     from swath import ingestion
 
@@ -536,7 +555,9 @@ def ingest(
         shard_rows=shard_rows,
         codec=codec,
         dtype=dtype,
+        casting=casting,
         row_shape=row_shape,
+        rows=rows,
         memory_limit=memory_limit,
         progress=progress,
         resume=resume,

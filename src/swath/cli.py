@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from swath.gather import Verify
 from swath.layout import CodecName
 from swath.measure import Job, measure, random_starts
 from swath.memory import format_bytes
+from swath.sources.converted import Casting
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,7 +77,13 @@ def demo(full: bool, rows: int | None, folder: Path | None) -> None:
 @click.option("--chunk-rows", type=int, help="Rows that are decoded together; by default chosen for the window.")
 @click.option("--shard-rows", type=int, help="Rows of one file; by default about 64 MiB.")
 @click.option("--codec", type=click.Choice(["auto", *get_args(CodecName)]), default="auto", show_default=True)
-@click.option("--dtype", help="Of a raw binary file or a table of text, such as float32 or S10,i4,f4.")
+@click.option(
+    "--dtype", help="Of the store, such as float32; of the bytes of a raw file, or of a line of text: S10,i4,f4."
+)
+@click.option(
+    "--casting", type=click.Choice(get_args(Casting)), default="exact", show_default=True, help="See --dtype."
+)
+@click.option("--rows", metavar="A:B", help="Take these rows alone, as :1000 or -500:.")
 @click.option("--row-shape", metavar="N[,N...]", help="Of a raw binary file, such as 2000 or 64,64,3.")
 @_memory_limit
 @click.option("--overwrite", is_flag=True, help="Replace an array that is there, once the new one is whole.")
@@ -86,12 +94,15 @@ def ingest(
     chunk_rows: int | None,
     shard_rows: int | None,
     row_shape: str | None,
+    rows: str | None,
     no_resume: bool,
     **options: Any,
 ) -> None:
     """Write SOURCE as a store at URL.
 
-    A source is a .npy file, a raw binary file, or file.h5::dataset; several are joined, each a segment.
+    A source is a .npy file, a Zarr array, a raw binary file, file.h5::dataset, file.npz::name or group.zarr::name;
+    several are joined, each a segment. --casting says whether --dtype may change values: not at all (exact), round floats
+    (rounded), or whatever numpy does (unsafe).
 
     \b
     swath ingest recording.h5::signal recording.zarr
@@ -104,6 +115,7 @@ def ingest(
         chunk_rows="auto" if chunk_rows is None else chunk_rows,
         shard_rows="auto" if shard_rows is None else shard_rows,
         row_shape=_integers(row_shape, "--row-shape") if row_shape else None,
+        rows=None if rows is None else _slice(rows),
         resume=not no_resume,
         **options,
     )
@@ -289,11 +301,10 @@ def _choose_starts(
 
 
 def _slice(text: str) -> slice:
-    try:
-        start, stop = (int(edge) if edge.strip() else None for edge in text.split(":"))
-    except ValueError:
-        raise OptionError(f"--rows is {text[:60]!r}. Give two whole numbers with a colon, such as 0:1000.") from None
-    return slice(start, stop)
+    match = re.fullmatch(r"([+-]?\d+)?:([+-]?\d+)?", text, re.ASCII)
+    if match is None:
+        raise OptionError(f"--rows is {text[:60]!r}. Give two whole numbers with a colon between them, such as 0:1000.")
+    return slice(*(None if part is None else int(part) for part in match.groups()))
 
 
 def _integers(text: str, option: str) -> list[int]:

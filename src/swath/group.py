@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from swath.array import RowArray
 from swath.errors import FormatError, OptionError
 from swath.layout import CodecName
+from swath.sources.converted import Casting
 from swath.store import open_members
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ class RowGroup(Mapping[str, RowArray]):
 
     def append(
         self,
-        sources: Mapping[str, Any],
+        sources: Mapping[str, Any] | str | os.PathLike[str],
         *,
+        casting: Casting = "exact",
         memory_limit: int | str | None = None,
         progress: bool | None = None,
         client: Any = None,
@@ -90,8 +92,8 @@ class RowGroup(Mapping[str, RowArray]):
         Parameters
         ----------
         sources
-            A source for each array, of as many rows each.
-        memory_limit, progress, client, timeout
+            A source for each array, of as many rows each; or a file of several arrays, as in `ingest_group`.
+        casting, memory_limit, progress, client, timeout
             As in `RowArray.append`.
 
         Returns
@@ -115,7 +117,7 @@ class RowGroup(Mapping[str, RowArray]):
         """
         from swath import ingestion
 
-        options = ingestion.Options(memory_limit=memory_limit, progress=progress, client=client)
+        options = ingestion.Options(casting=casting, memory_limit=memory_limit, progress=progress, client=client)
         ingestion.append_group(sources, self.url, options, timeout)
         return self.refresh()
 
@@ -159,7 +161,7 @@ def open_group(url: str | os.PathLike[str]) -> RowGroup:
 
 
 def ingest_group(
-    sources: Mapping[str, Any],
+    sources: Mapping[str, Any] | str | os.PathLike[str],
     url: str | os.PathLike[str],
     *,
     window: int = 16,
@@ -177,7 +179,8 @@ def ingest_group(
     Parameters
     ----------
     sources
-        A source for each name, as `swath.ingest` takes them, of as many rows each; no iterators.
+        A source for each name, as `swath.ingest` takes them, of as many rows each; no iterators. Or an HDF5 file, a group in
+        it (``"file.h5::group"``), a ``.npz`` file or a Zarr group: all arrays of it.
     url
         The folder that shall be the group: a Zarr v3 group, each array of which is a store.
     window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite, client

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -141,8 +141,11 @@ def open_in_place(source: Source, window: int) -> InPlace:
         return _open_flat(source, window)
     if isinstance(source, ChunkedSource):
         return _open_chunked(source, window)
-    assert isinstance(source, ArraySource)
-    path = Path(cast(np.memmap[Any, Any], source.array).filename or "")
+    if not isinstance(source, ArraySource) or not isinstance(source.array, np.memmap):
+        raise SourceError(
+            f"{source.describe().get('path', 'The file')} cannot be read at random where it is. Ingest it, and open the store."
+        )
+    path = Path(source.array.filename or "")
     # A row lies in as many places as it has values, and the kernel maps sixteen pages around each.
     rows = _rows_of(_BLOCK_BYTES, source)
     copies = 1 + 16 * _PAGE // (rows * source.dtype.itemsize)

@@ -42,7 +42,10 @@ from swath.metadata import (
 from swath.sample import sample_codecs
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
+from swath.sources.converted import Casting, check_casting
+from swath.sources.groups import group_members
 from swath.sources.memory import ArraySource
+from swath.sources.sliced import take_rows
 from swath.store import Store, open_members, open_store
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
@@ -71,7 +74,9 @@ class Options:
     shard_rows: int | Literal["auto"] = "auto"
     codec: CodecName | Literal["auto"] = "auto"
     dtype: DTypeLike | None = None
+    casting: Casting = "exact"
     row_shape: Sequence[int] | None = None
+    rows: slice | None = None
     memory_limit: int | str | None = None
     progress: bool | None = None
     resume: bool = True
@@ -92,7 +97,9 @@ def ingest(source: Any, url: str | os.PathLike[str], options: Options) -> None:
         _ingest_sources({"": opened}, path, options, limit)
 
 
-def ingest_group(sources: Mapping[str, Any], url: str | os.PathLike[str], options: Options) -> None:
+def ingest_group(
+    sources: Mapping[str, Any] | str | os.PathLike[str], url: str | os.PathLike[str], options: Options
+) -> None:
     """Write ``sources`` as a group at ``url``; parameters and errors as `swath.ingest_group` describes them."""
     path = local_path(url)
     check_vacant(path, overwrite=options.overwrite)
@@ -104,8 +111,8 @@ def append(source: Any, url: str | os.PathLike[str], options: Options, timeout: 
     """Append ``source`` to the store at ``url``; parameters and errors as `RowArray.append` describes them."""
     path = local_path(url)
     limit = resolve_limit(options.memory_limit)
-    opened = _open(source, options, limit)
     _check_alone(path)
+    opened = _open(source, _like(options, open_store(path)), limit)
     with locked(path, timeout=timeout):
         settled = settle(path)
         store = open_store(path)
@@ -118,18 +125,17 @@ def append(source: Any, url: str | os.PathLike[str], options: Options, timeout: 
             _append_sources({"": opened}, path, {"": store}, options, limit)
 
 
-def append_group(sources: Mapping[str, Any], url: str | os.PathLike[str], options: Options, timeout: float) -> None:
+def append_group(
+    sources: Mapping[str, Any] | str | os.PathLike[str], url: str | os.PathLike[str], options: Options, timeout: float
+) -> None:
     """Append ``sources`` to the group at ``url``; parameters and errors as `RowGroup.append` describes them."""
     path = local_path(url)
     limit = resolve_limit(options.memory_limit)
-    opened = _open_aligned(sources, options, limit)
+    stores = open_members(path)
+    opened = _open_aligned(sources, options, limit, stores)
     with locked(path, timeout=timeout):
         settled = settle(path)
         stores = open_members(path)
-        if opened.keys() != stores.keys():
-            raise SourceError(
-                f"The sources are {sorted(opened)}, but the arrays of the group are {sorted(stores)}. Give one for each."
-            )
         if settled and all(stores[name].facts.sources[-1] == opened[name].describe() for name in stores):
             return
         for name, store in stores.items():
@@ -195,29 +201,48 @@ def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room) -> Non
 def _open(source: Any, options: Options, limit: Room) -> Source | Blocks:
     if isinstance(source, Iterator):
         return Blocks.of(source)
-    stored = None if options.dtype is None else parse_dtype(options.dtype)
-    cache_bytes = int(limit.n_bytes * _CACHE_IN_LIMIT)
-    opened = open_source(source, dtype=stored, row_shape=options.row_shape, cache_bytes=cache_bytes)
-    if stored is not None and np.result_type(stored.base) != opened.dtype:
-        raise SourceError(
-            f"The source has dtype {opened.dtype}, not {stored}. Leave dtype out, or convert the source first."
-        )
-    return opened
+    check_casting(options.casting)
+    opened = open_source(
+        source,
+        dtype=None if options.dtype is None else parse_dtype(options.dtype),
+        row_shape=options.row_shape,
+        casting=options.casting,
+        cache_bytes=int(limit.n_bytes * _CACHE_IN_LIMIT),
+    )
+    return opened if options.rows is None else take_rows(opened, options.rows)
 
 
-def _open_aligned(sources: Mapping[str, Any], options: Options, limit: Room) -> dict[str, Source]:
-    """Sources with as many rows each.
+def _like(options: Options, store: Store) -> Options:
+    """For a source whose rows are to be those of a store."""
+    return replace(options, dtype=store.layout.dtype, row_shape=store.layout.row_shape)
+
+
+def _open_aligned(
+    sources: Mapping[str, Any] | str | os.PathLike[str],
+    options: Options,
+    limit: Room,
+    stores: Mapping[str, Store] | None = None,
+) -> dict[str, Source]:
+    """Sources with as many rows each, for new arrays, or for those that there are.
 
     Raises
     ------
     OptionError, SourceError
     """
+    if isinstance(sources, (str, os.PathLike)):
+        sources = group_members(sources, cache_bytes=int(limit.n_bytes * _CACHE_IN_LIMIT))
     if not isinstance(sources, Mapping) or not sources:
-        raise OptionError(f"The sources of a group are {sources!r:.100}. Give a mapping of names to sources.")
+        raise OptionError(
+            f"The sources of a group are {sources!r:.100}. Give a mapping of names to sources, or a file of several arrays."
+        )
+    if stores is not None and sources.keys() != stores.keys():
+        raise SourceError(
+            f"The sources are {sorted(sources)}, but the arrays of the group are {sorted(stores)}. Give one for each."
+        )
     opened: dict[str, Source] = {}
     for name, source in sources.items():
         check_name(name)
-        each = _open(source, options, limit)
+        each = _open(source, options if stores is None else _like(options, stores[name]), limit)
         if isinstance(each, Blocks):
             raise SourceError(
                 f"The source of {name!r} is an iterator, whose length is not known before it ends. Ingest it by itself first."

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SourceNotFoundError
+
+if TYPE_CHECKING:
+    from swath.sources.converted import Casting
 
 __all__ = ["Source", "open_source"]
 
@@ -61,6 +65,7 @@ def open_source(
     *,
     dtype: DTypeLike | None = None,
     row_shape: Sequence[int] | None = None,
+    casting: Casting | None = None,
     cache_bytes: int = 2**30,
 ) -> Source:
     """The source that ``source`` is.
@@ -68,24 +73,33 @@ def open_source(
     Parameters
     ----------
     source
-        A path of a ``.npy`` file, ``"file.h5::dataset"``, a table of text, a raw binary file (which needs ``dtype``), a
-        folder of images, a list of these, or a numpy array, dask array or h5py dataset. A `Source` is given back as it is.
-        What makes a file a table of text is said by `swath.sources.files.is_text`.
-    dtype, row_shape
-        Of a raw binary file; ``row_shape`` is ``()`` if not given. ``dtype`` also of a table of text, where it may have
-        fields.
+        A path of a ``.npy`` file, a Zarr array, a table of text, a folder of images, or a raw binary file (which needs
+        ``dtype``); ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``; a pattern of such paths, as
+        ``"part-*.npy"`` or ``"run-*.h5::x"``, whose files are joined in the order of their names as text; a list of all these; a
+        numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``. A
+        `Source` is given back as it is. What makes a file a table of text is said by `swath.sources.files.is_text`.
+    dtype
+        Of a raw binary file, and of a table of text, where it may have fields. What has a dtype of its own is cast to it, if
+        ``casting`` says how.
+    row_shape
+        Of a raw binary file; ``()`` if not given.
+    casting
+        See `swath.sources.converted.convert`; None leaves a dtype that a source has of its own.
     cache_bytes
         What the source may hold so as not to decode the same twice.
 
     Raises
     ------
     SourceNotFoundError
-        There is no such file or dataset.
+        There is no such file or dataset, or none that the pattern fits.
     SourceError
-        It is no array of at least one row, or of a dtype that cannot be stored.
+        It is no array of at least one row, or of a dtype that cannot be stored, or its values change in ``dtype``.
     """
-    from swath.sources import concatenated, files, memory
+    from swath.sources import arraylike, concatenated, converted, files, memory
 
+    if isinstance(source, (str, os.PathLike)):
+        paths = expand_pattern(os.fspath(source))
+        source = paths[0] if len(paths) == 1 else paths
     if (
         isinstance(source, (list, tuple))
         and len(source) > 1
@@ -94,36 +108,67 @@ def open_source(
         from swath.sources import text
 
         # As one source: the files that come next are parsed while one is read.
-        found: Source = text.open_text([_expanded(part) for part in source], dtype, row_shape, cache_bytes)
-    elif isinstance(source, (list, tuple)):
+        return text.open_text([_expanded(part) for part in source], dtype, row_shape, cache_bytes)
+    if isinstance(source, (list, tuple)):
         if not source:
             raise SourceError("The list of sources is empty. Give at least one.")
-        parts = [open_source(part, dtype=dtype, row_shape=row_shape, cache_bytes=cache_bytes // 2) for part in source]
-        found = parts[0] if len(parts) == 1 else concatenated.ConcatenatedSource(tuple(parts))
-    elif isinstance(source, Source):
-        found = source
-    elif isinstance(source, (str, os.PathLike)) and Path(source).expanduser().is_dir():
-        from swath.sources import images
-
-        found = images.open_folder(os.fspath(source))
-    elif isinstance(source, (str, os.PathLike)):
-        found = files.open_file(os.fspath(source), dtype, row_shape, cache_bytes)
+        share = cache_bytes // 2
+        options: dict[str, Any] = {"dtype": dtype, "row_shape": row_shape, "casting": casting, "cache_bytes": share}
+        parts = [open_source(part, **options) for part in source]
+        return parts[0] if len(parts) == 1 else concatenated.ConcatenatedSource(tuple(parts))
+    library = type(source).__module__.partition(".")[0]
+    if isinstance(source, Source):
+        found: Source = source
+    elif isinstance(source, str):
+        found = files.open_file(source, dtype, row_shape, cache_bytes)
     elif isinstance(source, np.ndarray):
         found = memory.array_source(source)
+    elif library == "xarray":
+        found = arraylike.open_xarray(source, cache_bytes)
     elif hasattr(source, "__dask_graph__"):
         from swath.sources import dask
 
         found = dask.DaskSource.of(source)
-    elif type(source).__module__.partition(".")[0] == "h5py":
+    elif library == "h5py":
         from swath.sources import hdf5
 
         found = hdf5.open_dataset(source, cache_bytes)
+    elif library == "zarr":
+        from swath.sources import zarr
+
+        found = zarr.open_array(source, cache_bytes)
+    elif arraylike.is_array_like(source) and not hasattr(source, "to_numpy"):
+        found = arraylike.open_array_like(source, cache_bytes)
     else:
-        raise SourceError(
-            f"A {type(source).__name__} is no source that swath knows. "
-            "Give a path, a list of paths, a numpy or dask array, or an h5py dataset."
-        )
-    return found
+        advice = "its .to_numpy()" if hasattr(source, "to_numpy") else "a path, a list of paths, or an array"
+        raise SourceError(f"A {type(source).__name__} is no source that swath knows. Give {advice}.")
+    return found if dtype is None or casting is None else converted.convert(found, parse_dtype(dtype), casting)
+
+
+def expand_pattern(name: str) -> list[str]:
+    """The paths that fit a pattern of the shell, sorted as text; each with the ``::name`` that follows it. A path that exists is itself.
+
+    Raises
+    ------
+    SourceNotFoundError
+        No path fits.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> for name in ("b.npy", "a10.npy", "a9.npy"):
+    ...     (tmp / name).touch()
+    >>> [Path(path).name for path in expand_pattern(f"{tmp}/*.npy")]
+    ['a10.npy', 'a9.npy', 'b.npy']
+    """
+    head, *inner = name.rsplit("::", 1)
+    path = str(Path(head).expanduser())
+    if not glob.has_magic(path) or os.path.lexists(path):
+        return [name]
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - a Path takes no pattern from the root
+    if not found:
+        raise SourceNotFoundError(f"No file fits {path}. Check the pattern.")
+    return ["::".join([match, *inner]) for match in found]
 
 
 def _is_text(part: Any, dtype: DTypeLike | None, row_shape: Sequence[int] | None) -> bool:

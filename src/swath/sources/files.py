@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import math
 import operator
 import os
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,6 +25,7 @@ _NPY = b"\x93NUMPY"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
 _SNIFFED = 512
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +101,26 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
     head, separator, dataset = name.rpartition("::")
     path = Path(head if separator else name).expanduser()
     if path.is_dir():
-        raise SourceError(f"{path} is a folder, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(8)
-            is_hdf5 = _is_hdf5(file)
-    except (FileNotFoundError, NotADirectoryError):
-        raise SourceNotFoundError(f"There is no file {path}. Check the path.") from None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+        from swath.sources import images, zarr
+
+        if zarr.is_zarr(path):
+            return zarr.open_path(path, dataset if separator else "", cache_bytes)
+        if separator:
+            raise SourceError(f"{path} is a folder, and no Zarr array. Leave out '::{dataset}'.")
+        return images.open_folder(str(path))
+    magic, is_hdf5 = sniff(path)
     if is_hdf5:
         from swath.sources import hdf5
 
         return hdf5.open_file(path, dataset if separator else "", cache_bytes)
+    if magic[:4] in ZIP:
+        from swath.sources import npz
+
+        return npz.open_member(path, dataset if separator else "")
     if separator:
-        raise SourceError(f"{path} is no HDF5 file, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
+        raise SourceError(
+            f"{path} is neither HDF5 nor .npz, so it has no dataset {dataset!r}. Leave out '::{dataset}'."
+        )
     if is_text(path, dtype, row_shape):
         from swath.sources import text
 
@@ -124,6 +132,22 @@ def open_file(name: str, dtype: DTypeLike | None, row_shape: Sequence[int] | Non
             f"{path} is neither .npy, HDF5 nor text (it begins with {magic!r}). For raw binary give dtype= and row_shape=."
         )
     return _open_raw(path, parse_dtype(dtype), row_shape)
+
+
+def sniff(path: Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, and whether it is HDF5.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(8), _is_hdf5(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceNotFoundError(f"There is no file {path}. Check the path.") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read ({error}). Check its name and its permissions.") from error
 
 
 def _is_hdf5(file: BinaryIO) -> bool:
@@ -168,20 +192,35 @@ def _is_printable(begin: bytes) -> bool:
     return bool(text) and all(c.isprintable() or c in "\t\r\n" for c in text)
 
 
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype, of what stands at the head of a ``.npy`` file; no pickle is loaded.
+
+    Raises
+    ------
+    ValueError, EOFError
+        There is no such header.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (3, 0):
+        # It differs from 2 in one thing: field names are UTF-8, not latin-1.
+        (length,) = struct.unpack("<I", file.read(4).ljust(4, b"\0"))
+        escaped = file.read(min(length, _MOST_HEADER)).decode().encode("ascii", "backslashreplace")
+        file = io.BytesIO(struct.pack("<I", len(escaped)) + escaped)
+    elif version != (2, 0):
+        raise ValueError(f"version {version}")
+    return np.lib.format.read_array_header_2_0(file)
+
+
+_MOST_HEADER = 2**16
+
+
 def _open_npy(path: Path) -> Source:
     try:
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
-                version
-            )
-            if read is None:
-                # Version 3 differs from 2 in one thing: field names that are not latin-1.
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-                shape, fortran, stored, offset = array.shape, np.isfortran(array), array.dtype, array.offset
-            else:
-                shape, fortran, stored = read(file)
-                offset = file.tell()
+            shape, fortran, stored = read_npy_header(file)
+            offset = file.tell()
     except (ValueError, EOFError) as error:
         raise SourceError(f"{path} has no valid .npy header ({error}). Write the file again with numpy.save.") from None
     dtype = check_rows(shape, stored, str(path))

@@ -127,12 +127,7 @@ def open_file(path: Path, name: str, cache_bytes: int) -> Source:
     SourceError
         It is no array of rows, or its values lie in other files.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise SourceError(
-            f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file."
-        ) from error
+    file = _open(path)
     found = file.get(name) if name else None
     if not isinstance(found, h5py.Dataset):
         has = _datasets(file)
@@ -144,6 +139,30 @@ def open_file(path: Path, name: str, cache_bytes: int) -> Source:
             )
         raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
     return open_dataset(found, cache_bytes)
+
+
+def dataset_names(path: Path, group: str) -> list[str]:
+    """Names of all datasets in a group of a file, those in its groups too; ``""`` is the file itself.
+
+    Raises
+    ------
+    SourceNotFoundError
+        The file has no such group.
+    """
+    with _open(path) as file:
+        found = file.get(group) if group else file
+        if not isinstance(found, h5py.Group):
+            raise SourceNotFoundError(f"{path} has no group {group!r}. Give one that it has, or the file alone.")
+        return _datasets(found)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file."
+        ) from error
 
 
 def open_dataset(dataset: Any, cache_bytes: int) -> Source:
@@ -220,7 +239,7 @@ def _with_cache(dataset: h5py.Dataset, n_bytes: int) -> h5py.Dataset:
     return h5py.Dataset(h5py.h5d.open(dataset.file.id, dataset.name.encode(), access))
 
 
-def _datasets(file: h5py.File) -> list[str]:
+def _datasets(file: h5py.Group) -> list[str]:
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     return names

@@ -70,11 +70,13 @@ def array_source(array: NDArray[Any]) -> Source:
     ------
     SourceError
     """
-    if isinstance(array, np.ma.MaskedArray):
+    if np.ma.is_masked(array):
         raise SourceError(
-            "A masked array would lose its mask. Give array.filled(value), and the mask as an array of its own."
+            "A masked array with masked values would lose its mask. Give array.filled(value), and the mask as an array of its own."
         )
     dtype = check_rows(array.shape, array.dtype, f"The {type(array).__name__}")
+    if not isinstance(array, np.memmap):
+        array = np.asarray(array)  # of a matrix or a masked array: rows shall have the axes that it says
     mapping = _mapping(array)
     if mapping is None or not isinstance(array, np.memmap):
         return ArraySource(array, dtype)
