@@ -600,7 +600,7 @@ def test_without_pillow_it_says_what_to_install(tmp_path: Path) -> None:
 
 
 def test_ingestion_reads_in_as_many_threads_as_are_counted() -> None:
-    assert images._MORE_READERS == writing._WAITING_WORKERS
+    assert images._MORE_READERS == writing.MORE_WORKERS
 
 
 _PEAK = """

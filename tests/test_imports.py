@@ -28,7 +28,7 @@ LAYERS = [
     {"opening", "streaming"},
     {"sample", "mapped"},
     {"gather"},
-    {"cluster", "check"},
+    {"cluster", "check", "gathered"},
     {"ingestion"},
     {"repair", "lazy"},
     {"array"},

@@ -22,12 +22,10 @@ from swath.shard import index_entries
 from swath.sources import Source
 from swath.storage import LocalFile, Scratch
 from swath.store import Store
+from swath.writing import MORE_WORKERS
 
 # One read of a shard from its first byte to its last: large enough for the disk, small enough for the cache of a core.
 _BLOCK_BYTES = 2**21
-
-# Two more than cores: while some wait for the disk, others sum.
-_WAITING_WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
     layout = store.layout
     if source is not None:
         check_source(source, store)
-    threads = min(len(os.sched_getaffinity(0)) + _WAITING_WORKERS, layout.n_shards)
+    threads = min(len(os.sched_getaffinity(0)) + MORE_WORKERS, layout.n_shards)
     if source is not None:
         a_shard = 2 * layout.shard_rows * layout.row_bytes + source.read_bytes
         threads = 1 if source.in_order else max(1, min(threads, limit.n_bytes // a_shard))

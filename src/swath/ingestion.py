@@ -27,6 +27,7 @@ from swath.cluster import find_client, pickled, write_on_workers
 from swath.commit import appending, building, check_vacant, local_path, locked, pending_bytes, settle
 from swath.errors import FormatError, OptionError, SourceError
 from swath.gather import gather_now
+from swath.gathered import by_engine
 from swath.layout import CodecName, Location, choose_codec, choose_layout
 from swath.memory import Room, machine_bytes, resolve_limit
 from swath.metadata import (
@@ -148,7 +149,7 @@ def _ingest_sources(sources: Mapping[str, Source], path: Path, options: Options,
     parts = [
         Part(name, _new_facts(source, options, limit, pending.get(name)), source, 0) for name, source in sources.items()
     ]
-    writers = _writers(parts, options, limit)
+    parts, writers = _writers(parts, options, limit)
     with building(path, _files(parts), overwrite=options.overwrite, resume=options.resume) as build:
         write_parts(build.folder, parts, writers, options.progress)
         _check_unchanged(sources, parts)
@@ -164,20 +165,27 @@ def _append_sources(
         facts = _longer(stores[name].facts, source)
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
         parts.append(Part(name, facts, joined, first_row))
-    writers = _writers(parts, options, limit)
+    parts, writers = _writers(parts, options, limit)
     with appending(path, _files(parts)) as build:
         write_parts(build.folder, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
 
-def _writers(parts: Sequence[Part], options: Options, limit: Room) -> list[Writer]:
+def _writers(parts: Sequence[Part], options: Options, limit: Room) -> tuple[list[Part], list[Writer]]:
     """The workers of a dask cluster for those arrays whose sources they can read, and threads for the others."""
-    writers: list[Writer] = []
     client = find_client(options.client)
+    chosen: list[Part] = []
+    writers: list[Writer] = []
     for part in parts:
         encoded = None if client is None else pickled(part)
-        writers.append(on_threads(part, limit) if encoded is None else partial(write_on_workers, client, encoded))
-    return writers
+        if encoded is None:
+            own = replace(part, source=by_engine(part.source, part.facts.layout.shard_rows))
+            chosen.append(own)
+            writers.append(on_threads(own, limit))
+        else:
+            chosen.append(part)
+            writers.append(partial(write_on_workers, client, encoded))
+    return chosen, writers
 
 
 def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) -> None:

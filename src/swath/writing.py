@@ -30,7 +30,7 @@ from swath.sources import Source
 from swath.storage import LocalFolder
 
 # Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
-_WAITING_WORKERS = 2
+MORE_WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def _workers(part: Part, limit: Room) -> int:
             f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
             f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
         )
-    return int(min(fitting, len(os.sched_getaffinity(0)) + _WAITING_WORKERS, max(1, len(part.shards))))
+    return int(min(fitting, len(os.sched_getaffinity(0)) + MORE_WORKERS, max(1, len(part.shards))))
 
 
 def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Sequence[int]]) -> None:
