@@ -138,6 +138,8 @@ def open_file(path: Path, name: str, cache_bytes: int) -> Source:
                 f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}."
             )
         raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
+    if found.shape is not None:
+        found = _with_cache(found, cache_bytes)
     return open_dataset(found, cache_bytes)
 
 
@@ -202,14 +204,7 @@ def open_dataset(dataset: Any, cache_bytes: int) -> Source:
     if offset is not None and plain_file and _is_plain(dataset):
         return FlatSource(path, "hdf5", offset, shape, dataset.dtype, dtype, facts)
     _check_filters(dataset, where)
-    chunks = dataset.chunks or (1, *dataset.shape[1:])
-    # One row of chunks, across all other axes. One that is too large is decoded again for each shard that needs a part of
-    # it; HDF5 then holds the chunk that it decodes, and its encoded bytes.
-    across = math.prod(-(-n // c) * c for n, c in zip(dataset.shape[1:], chunks[1:]))
-    cache = chunks[0] * across * dataset.dtype.itemsize
-    if cache > cache_bytes:
-        cache = 2 * math.prod(chunks) * dataset.dtype.itemsize
-    return ChunkedSource(_with_cache(dataset, cache), shape, dtype, cache, facts)
+    return ChunkedSource(dataset, shape, dtype, _cache_of(dataset, cache_bytes), facts)
 
 
 def _check_filters(dataset: h5py.Dataset, where: str) -> None:
@@ -230,13 +225,30 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
     return bool(h5py.h5t.py_create(dataset.dtype) == dataset.id.get_type())
 
 
-def _with_cache(dataset: h5py.Dataset, n_bytes: int) -> h5py.Dataset:
-    """The dataset with a chunk cache that holds a whole row of chunks, so that none is decoded twice."""
-    if dataset.name is None:  # it can be reached through this handle alone
+def _with_cache(dataset: h5py.Dataset, cache_bytes: int) -> h5py.Dataset:
+    """The dataset with a chunk cache that holds a whole row of chunks, so that none is decoded twice.
+
+    HDF5 takes the size of a cache when a dataset is opened and is not open already: the one that is given is closed.
+    """
+    if dataset.chunks is None:
         return dataset
+    file, name = dataset.file, dataset.name.encode()
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_chunk_cache(10_007, max(n_bytes, 2**20), 1.0)
-    return h5py.Dataset(h5py.h5d.open(dataset.file.id, dataset.name.encode(), access))
+    access.set_chunk_cache(10_007, max(_cache_of(dataset, cache_bytes), 2**20), 1.0)
+    dataset.id.close()
+    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
+
+
+def _cache_of(dataset: h5py.Dataset, cache_bytes: int) -> int:
+    """Bytes of one row of chunks, across all other axes.
+
+    One that is too large is decoded again for each shard that needs a part of it; HDF5 then holds the chunk that it
+    decodes, and its encoded bytes.
+    """
+    chunks = dataset.chunks or (1, *dataset.shape[1:])
+    across = math.prod(-(-n // c) * c for n, c in zip(dataset.shape[1:], chunks[1:]))
+    row = chunks[0] * across * dataset.dtype.itemsize
+    return int(row if row <= cache_bytes else 2 * math.prod(chunks) * dataset.dtype.itemsize)
 
 
 def _datasets(file: h5py.Group) -> list[str]:
