@@ -16,7 +16,7 @@ _SOURCE = Path(swath.__file__).parent
 # From the lowest; a folder is one module, and "__init__" is the public face. Modules of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"memory", "windows", "layout"},
+    {"memory", "windows", "layout", "dtypes"},
     {"plan"},
     {"checksum", "storage", "progress"},
     {"sources", "targets"},

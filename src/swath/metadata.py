@@ -19,6 +19,7 @@ from typing import Any, get_args
 import numpy as np
 
 from swath.checksum import crc32c
+from swath.dtypes import describe_dtype, parse_description
 from swath.errors import FormatError, LayoutError, OptionError
 from swath.layout import CodecName, Layout
 from swath.shard import IDENTITY_BYTES, Stamp
@@ -44,10 +45,14 @@ class Facts:
     def identity(self) -> bytes:
         """What appending leaves as it is: of two stores with the same, one is the other, longer."""
         layout = self.layout
-        with warnings.catch_warnings():  # numpy warns of metadata of a dtype, which are no part of its values
-            warnings.simplefilter("ignore")
-            dtype = np.lib.format.dtype_to_descr(layout.dtype)
-        own = [layout.row_shape, dtype, layout.chunk_rows, layout.shard_rows, layout.codec, self.sources[0]]
+        own = [
+            layout.row_shape,
+            describe_dtype(layout.dtype),
+            layout.chunk_rows,
+            layout.shard_rows,
+            layout.codec,
+            self.sources[0],
+        ]
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()[:IDENTITY_BYTES]
 
     def stamp(self, shard: int) -> Stamp:
@@ -116,10 +121,9 @@ def encode_metadata(facts: Facts) -> bytes:
     files: dict[str, Any] = {}
     try:
         # Fixed-length text, datetimes and records have no final specification in Zarr v3: the docs say so once.
-        # And numpy warns of metadata of a dtype (h5py's, of enums and text), which are no part of its values.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            own["dtype"] = np.lib.format.dtype_to_descr(layout.dtype)
+            own["dtype"] = describe_dtype(layout.dtype)
             zarr.create_array(
                 MemoryStore(files),
                 shape=layout.shape,
@@ -138,7 +142,7 @@ def encode_metadata(facts: Facts) -> bytes:
         ) from error
     document = json.loads(files[METADATA].to_bytes())
     own = document["attributes"]["swath"]
-    if np.lib.format.descr_to_dtype(_tuples(own["dtype"])) != layout.dtype:
+    if parse_description(own["dtype"]) != layout.dtype:
         raise LayoutError(f"The dtype {layout.dtype} has no description that numpy reads back. Choose another dtype.")
     return _seal(document)
 
@@ -188,7 +192,7 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
     document = _unseal(encoded, where)
     try:
         own = document["attributes"]["swath"]
-        dtype = np.lib.format.descr_to_dtype(_tuples(own["dtype"]))
+        dtype = parse_description(own["dtype"])
         if own["codec"] not in get_args(CodecName):
             raise FormatError(
                 f"{where} names the codec {own['codec']!r}, which this version cannot decode. Upgrade swath."
@@ -268,14 +272,6 @@ def _checksum(document: dict[str, Any]) -> int:
     """A crc32c of the metadata without itself, and without the attributes that are not ours."""
     own = {name: value for name, value in document["attributes"]["swath"].items() if name != "crc32c"}
     return crc32c(json.dumps({**document, "attributes": own}, sort_keys=True).encode())
-
-
-def _tuples(descr: Any) -> Any:
-    """A dtype's description as numpy wants it, from JSON, which knows no tuples."""
-    if isinstance(descr, str):
-        return descr
-    names = (tuple(field[0]) if isinstance(field[0], list) else field[0] for field in descr)  # with a title, or without
-    return [(name, _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for name, field in zip(names, descr)]
 
 
 def _zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -23,6 +23,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from swath.dtypes import parse_description
 from swath.errors import SourceError, SourceNotFoundError
 from swath.sources import Source, check_rows
 from swath.sources.spooled import PIECE_BYTES, Slab, Spool, slab_shape, spool
@@ -277,7 +278,7 @@ def _own_facts(
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Dtype and segments as swath wrote them."""
     try:
-        dtype = np.result_type(np.lib.format.descr_to_dtype(_tuples(own["dtype"])))
+        dtype = np.result_type(parse_description(own["dtype"]))
         segments = tuple(int(n) for n in own["segments"])
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(
@@ -289,14 +290,6 @@ def _own_facts(
             f"fit its array (dtype {stored}, {n_rows} rows). Restore its zarr.json."
         )
     return dtype, segments
-
-
-def _tuples(descr: Any) -> Any:
-    """A dtype's description as numpy wants it, from JSON, which knows no tuples."""
-    if isinstance(descr, str):
-        return descr
-    names = (tuple(field[0]) if isinstance(field[0], list) else field[0] for field in descr)
-    return [(name, _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for name, field in zip(names, descr)]
 
 
 def _check_shards(array: zarr.Array[Any], folder: Path | None, name: str) -> None:
