@@ -21,7 +21,8 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 import swath
 from swath.errors import DiskFullError, IncompleteStoreError, SourceError, SourceNotFoundError, StoreNotFoundError
 from swath.sources import Source, open_source
-from swath.sources.zarr import Bands, ZarrSource
+from swath.sources.bands import Bands
+from swath.sources.zarr import ZarrSource
 
 ROWS = np.random.default_rng(0).normal(size=(500, 6, 4)).round(2)
 
@@ -92,7 +93,7 @@ def test_bands_keep_to_the_cache_where_chunks_are_small(
     chunk_bytes = 8 * int(np.prod(chunks))
     if np.prod(-(-np.array(shape[1:]) // chunks[1:])) > 500:
         return
-    bands = Bands.choose(shape, chunks, 8, cache_bytes, 10)
+    bands = Bands.choose(shape, chunks, 8, cache_bytes, 50)
     assert bands.rows % chunks[0] == 0 or bands.rows == shape[0]
     covered = np.zeros(shape[1:], int)
     for slab in bands.slabs:

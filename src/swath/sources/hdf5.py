@@ -7,6 +7,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.errors import SourceError, SourceNotFoundError
+from swath.errors import DiskFullError, SourceError, SourceNotFoundError
 from swath.sources import Source, check_rows, facts_now, file_facts
+from swath.sources.bands import BandReader, Bands
 from swath.sources.files import FlatSource
+from swath.sources.spooled import Slab
+
+# Buffers of a chunk's size that HDF5 holds: encoded, and decoded.
+_IN_HAND = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class ChunkedSource:
     dtype: np.dtype[Any]
     read_bytes: int
     facts: dict[str, Any]
+    banded: BandReader | None
+    """What reads it where a row of chunks is more than may be kept."""
 
     in_order = True  # HDF5 has one lock for the process, and the cache keeps the row of chunks that was read last
 
@@ -45,12 +53,24 @@ class ChunkedSource:
         return _read_chunk_table(self.dataset)
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
-        """Read by h5py, into ``out`` itself where the dtypes agree."""
+        """Read by h5py, into ``out`` itself where the dtypes agree.
+
+        Raises
+        ------
+        SourceError
+            A chunk cannot be decoded.
+        DiskFullError
+            There is no room for a temporary file of rows whose chunks do not fit in memory.
+        """
         try:
-            if self.dataset.dtype == self.dtype:
+            if self.banded is not None:
+                self.banded.read_into(start, out)
+            elif self.dataset.dtype == self.dtype:
                 self.dataset.read_direct(out, np.s_[start : start + len(out)])
             else:
                 out[...] = self.dataset[start : start + len(out)]
+        except DiskFullError:
+            raise
         except OSError as error:
             raise SourceError(
                 f"{self.facts['path']}::{self.facts['dataset']}: rows {start} to {start + len(out) - 1} "
@@ -204,7 +224,18 @@ def open_dataset(dataset: Any, cache_bytes: int) -> Source:
     if offset is not None and plain_file and _is_plain(dataset):
         return FlatSource(path, "hdf5", offset, shape, dataset.dtype, dtype, facts)
     _check_filters(dataset, where)
-    return ChunkedSource(dataset, shape, dtype, _cache_of(dataset, cache_bytes), facts)
+    if (cache := _cache_of(dataset, cache_bytes)) is not None:
+        # What is decoded meanwhile is small beside the cache, unless this is one large chunk.
+        encoded = 0 if cache <= cache_bytes else min(cache, dataset.id.get_storage_size())
+        return ChunkedSource(dataset, shape, dtype, cache + encoded, facts, None)
+    chunks = (*(dataset.chunks or (1, *dataset.shape[1:])), *stored.shape)
+    bands = Bands.choose(shape, chunks, stored.base.itemsize, cache_bytes, _IN_HAND)
+    reader = BandReader(bands, shape, dtype, partial(_read_part, dataset))
+    return ChunkedSource(dataset, shape, dtype, bands.peak_bytes, facts, reader)
+
+
+def _read_part(dataset: h5py.Dataset, a: int, b: int, slab: Slab) -> NDArray[Any]:
+    return np.asarray(dataset[(slice(a, b), *slab[: dataset.ndim - 1])])
 
 
 def _check_filters(dataset: h5py.Dataset, where: str) -> None:
@@ -226,29 +257,27 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
 
 
 def _with_cache(dataset: h5py.Dataset, cache_bytes: int) -> h5py.Dataset:
-    """The dataset with a chunk cache that holds a whole row of chunks, so that none is decoded twice.
+    """The dataset with a chunk cache that holds a whole row of chunks, if it may, so that none is decoded twice.
 
     HDF5 takes the size of a cache when a dataset is opened and is not open already: the one that is given is closed.
     """
-    if dataset.chunks is None:
+    cache = _cache_of(dataset, cache_bytes)
+    if dataset.chunks is None or cache is None:
         return dataset
     file, name = dataset.file, dataset.name.encode()
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_chunk_cache(10_007, max(_cache_of(dataset, cache_bytes), 2**20), 1.0)
+    # Chunks that were read in part are not kept beyond the size of the cache unless the last number is 1.
+    access.set_chunk_cache(10_007, max(cache, 2**20), 0.75)
     dataset.id.close()
     return h5py.Dataset(h5py.h5d.open(file.id, name, access))
 
 
-def _cache_of(dataset: h5py.Dataset, cache_bytes: int) -> int:
-    """Bytes of one row of chunks, across all other axes.
-
-    One that is too large is decoded again for each shard that needs a part of it; HDF5 then holds the chunk that it
-    decodes, and its encoded bytes.
-    """
+def _cache_of(dataset: h5py.Dataset, cache_bytes: int) -> int | None:
+    """Bytes of one row of chunks, across all other axes; None for several chunks that may not be kept together."""
     chunks = dataset.chunks or (1, *dataset.shape[1:])
-    across = math.prod(-(-n // c) * c for n, c in zip(dataset.shape[1:], chunks[1:]))
-    row = chunks[0] * across * dataset.dtype.itemsize
-    return int(row if row <= cache_bytes else 2 * math.prod(chunks) * dataset.dtype.itemsize)
+    beside = [-(-n // c) for n, c in zip(dataset.shape[1:], chunks[1:])]
+    n_bytes = math.prod(chunks) * math.prod(beside) * dataset.dtype.itemsize
+    return int(n_bytes) if n_bytes <= cache_bytes or math.prod(beside) == 1 else None
 
 
 def _datasets(file: h5py.Group) -> list[str]:

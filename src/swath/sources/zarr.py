@@ -1,17 +1,10 @@
-"""Zarr arrays of any chunking, read by zarr-python, each chunk once.
-
-Chunks need not hold whole rows, nor be as short as a shard: those of a table that was written by columns are as long as the array.
-So rows are read a *band* at a time, the rows of one row of chunks (or of several small ones), and the band is kept until the
-next shard has had its rest. A band that is too large for memory goes through a temporary file (`swath.sources.spooled`): its chunks are
-decoded in slabs of as many columns as fit, written there once, and its rows read from there.
+"""Zarr arrays of any chunking, read by zarr-python in bands (`swath.sources.bands`), each chunk once.
 
 Chunks that were never written hold the fill value, as Zarr says.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import uuid
 import warnings
@@ -26,10 +19,8 @@ from numpy.typing import NDArray
 from swath.dtypes import parse_description
 from swath.errors import SourceError, SourceNotFoundError
 from swath.sources import Source, check_rows
-from swath.sources.spooled import PIECE_BYTES, Slab, Spool, slab_shape, spool
-
-# Rows of chunks that are read together, so that small chunks do not cost a call each.
-_BAND_BYTES = 2**26
+from swath.sources.bands import BandReader, Bands
+from swath.sources.spooled import Slab
 
 # Of each chunk that zarr-python has in hand: encoded, decoded, and what the allocator keeps of those before in each thread that
 # decoded one. Measured: 37 MiB where it keeps nothing (MALLOC_MMAP_THRESHOLD_), 30 to 78 by chance where it does, chunks of 10 MB.
@@ -38,68 +29,9 @@ _COPIES = 5
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
-@dataclass(frozen=True, slots=True)
-class Bands:
-    """How an array is read: pure arithmetic on its chunks."""
-
-    rows: int
-    """Of a band."""
-    slabs: tuple[Slab, ...]
-    spooled: bool
-    peak_bytes: int
-
-    @classmethod
-    def choose(
-        cls, shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, cache_bytes: int, at_once: int
-    ) -> Bands:
-        """Bands and slabs that keep to ``cache_bytes`` where the chunks allow it.
-
-        Parameters
-        ----------
-        at_once
-            Chunks that zarr-python has in hand at once, each of them encoded and decoded.
-
-        Examples
-        --------
-        >>> rows = Bands.choose((10_000, 100), (1000, 100), 8, 2**26, 10)
-        >>> rows.rows, len(rows.slabs), rows.spooled
-        (10000, 1, False)
-        >>> columns = Bands.choose((1_000_000, 100), (1_000_000, 1), 8, 2**26, 10)
-        >>> columns.rows, len(columns.slabs), columns.spooled, columns.peak_bytes <= 2**26
-        (1000000, 100, True, True)
-        """
-        row_bytes = itemsize * math.prod(shape[1:])
-        chunk_bytes = itemsize * math.prod(chunks)
-        share = min(_BAND_BYTES, cache_bytes // 6)
-        one_row = chunk_bytes * math.prod(-(-n // c) for n, c in zip(shape[1:], chunks[1:]))
-        rows = min(shape[0], chunks[0] * max(1, share // one_row))
-
-        slabs = _slabs(rows, shape[1:], chunks, cache_bytes // 6 // itemsize)
-        largest = slab_shape(slabs[0])
-        n_chunks = math.prod(-(-n // c) for n, c in zip((rows, *largest), chunks))
-        reading = rows * itemsize * math.prod(largest) + _COPIES * min(n_chunks, at_once) * chunk_bytes
-        keeping = reading + (rows * row_bytes if len(slabs) > 1 else 0)
-        # A slab of one chunk may be more than the cache: it is decoded whole in either case.
-        spooled = keeping > max(cache_bytes, reading)
-        return cls(rows, slabs, spooled, max(reading, PIECE_BYTES) if spooled else keeping)
-
-
-def _slabs(rows: int, row_shape: tuple[int, ...], chunks: tuple[int, ...], most_values: int) -> tuple[Slab, ...]:
-    """Whole chunks of each axis of a row, so many that the chunks of a slab have at most so many values, or that it is one."""
-    # In chunks, along all axes; those at the edge are decoded whole.
-    grid = [-(-n // chunk) for n, chunk in zip((rows, *row_shape), chunks)]
-    most = most_values // math.prod(chunks)
-    for axis in range(1, len(grid)):
-        others = math.prod(grid) // grid[axis]
-        grid[axis] = min(grid[axis], max(1, most // others))
-    steps = [n * chunk for n, chunk in zip(grid[1:], chunks[1:])]
-    cuts = [[slice(i, min(i + step, n)) for i in range(0, n, step)] for n, step in zip(row_shape, steps)]
-    return tuple(itertools.product(*cuts))
-
-
 @dataclass(slots=True)
 class ZarrSource:
-    """A Zarr array, read a band of rows at a time. It keeps the last, of which the next shard may want the rest."""
+    """A Zarr array, read a band of rows at a time."""
 
     array: zarr.Array[Any]
     name: str
@@ -111,9 +43,12 @@ class ZarrSource:
     """Where it lies; None where that is no folder."""
     opened: str
     """Of this source alone."""
-    _kept: tuple[int, NDArray[Any] | Spool] | None = field(default=None, repr=False)
+    _reader: BandReader = field(init=False, repr=False)
 
     in_order = True
+
+    def __post_init__(self) -> None:
+        self._reader = BandReader(self.bands, self.shape, self.dtype, self._read)
 
     @property
     def read_bytes(self) -> int:
@@ -135,35 +70,7 @@ class ZarrSource:
         DiskFullError
             There is no room for the temporary file.
         """
-        stop = start + len(out)
-        for band in range(start // self.bands.rows, -(-stop // self.bands.rows)):
-            a = band * self.bands.rows
-            first, last = max(a, start), min(a + self.bands.rows, stop)
-            rows, part = self._band(band), out[first - start : last - start]
-            if isinstance(rows, Spool):
-                rows.read_into(first - a, part)
-            else:
-                part[...] = rows[first - a : last - a]
-        if stop == self.shape[0]:
-            self._kept = None  # one of many in a list: the next has its own
-
-    def _band(self, band: int) -> NDArray[Any] | Spool:
-        if self._kept is None or self._kept[0] != band:
-            self._kept = None
-            a = band * self.bands.rows
-            self._kept = band, self._read_band(a, min(a + self.bands.rows, self.shape[0]))
-        return self._kept[1]
-
-    def _read_band(self, a: int, b: int) -> NDArray[Any] | Spool:
-        slabs = self.bands.slabs
-        if self.bands.spooled:
-            return spool(lambda slab: self._read(a, b, slab), slabs, self.shape[1:], self.dtype, b - a)
-        if len(slabs) == 1:
-            return self._read(a, b, slabs[0])
-        rows = np.empty((b - a, *self.shape[1:]), self.dtype)
-        for slab in slabs:
-            rows[(slice(None), *slab)] = self._read(a, b, slab)
-        return rows
+        self._reader.read_into(start, out)
 
     def _read(self, a: int, b: int, slab: Slab) -> NDArray[Any]:
         try:
@@ -269,7 +176,7 @@ def open_array(array: Any, cache_bytes: int) -> Source:
         dtype, segments = _own_facts(own, dtype, shape[0], name)
         _check_shards(array, folder, name)
     at_once = int(zarr.config.get("async.concurrency") or os.cpu_count() or 1)
-    bands = Bands.choose(shape, chunks, dtype.itemsize, cache_bytes, at_once)
+    bands = Bands.choose(shape, chunks, dtype.itemsize, cache_bytes, _COPIES * at_once)
     return ZarrSource(array, name, shape, dtype, segments, bands, folder, uuid.uuid4().hex)
 
 
