@@ -41,7 +41,7 @@ from swath.sample import sample_codecs
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.memory import ArraySource
-from swath.store import Store, open_members, open_store
+from swath.store import Store, open_members, open_store, read_metadata
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
 from swath.writing import Part, check_memory, write_parts
@@ -93,6 +93,7 @@ def ingest_group(sources: Mapping[str, Any], url: str | os.PathLike[str], option
     """Write ``sources`` as a group at ``url``; parameters and errors as `swath.ingest_group` describes them."""
     path = local_path(url)
     check_vacant(path, overwrite=options.overwrite)
+    _check_alone(path)
     limit = resolve_limit(options.memory_limit)
     _ingest_sources(_open_aligned(sources, options, limit), path, options, limit)
 
@@ -103,15 +104,16 @@ def append(source: Any, url: str | os.PathLike[str], options: Options, timeout: 
     limit = resolve_limit(options.memory_limit)
     opened = _open(source, options, limit)
     _check_alone(path)
+    read_metadata(path)
     with locked(path, timeout=timeout):
         settled = settle(path)
         store = open_store(path)
-        if settled and store.facts.sources[-1] == opened.describe():
-            return  # the call that was killed was this one
         _check_alike(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
+        # The call that was killed may be this one.
+        done = store.facts.sources[-1] if settled else None
         if isinstance(opened, Blocks):
-            _append_blocks(opened, path, store, limit)
-        else:
+            _append_blocks(opened, path, store, limit, done)
+        elif opened.describe() != done:
             _append_sources({"": opened}, path, {"": store}, options, limit)
 
 
@@ -120,6 +122,7 @@ def append_group(sources: Mapping[str, Any], url: str | os.PathLike[str], option
     path = local_path(url)
     limit = resolve_limit(options.memory_limit)
     opened = _open_aligned(sources, options, limit)
+    read_metadata(path)
     with locked(path, timeout=timeout):
         settled = settle(path)
         stores = open_members(path)
@@ -171,12 +174,14 @@ def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) ->
         build.files = {METADATA: encode_metadata(facts)}
 
 
-def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room) -> None:
+def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
+    """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
     tail, first_row = _tail(store, limit)
-    facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
     with appending(path, {}) as build:
-        facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
-        build.files = {METADATA: encode_metadata(facts)}
+        facts = write_blocks(build.folder, store.facts, first_row, itertools.chain([tail], blocks))
+        described = blocks.describe_given()
+        if described != done:
+            build.files = {METADATA: encode_metadata(replace(facts, sources=(*facts.sources, described)))}
 
 
 def _open(source: Any, options: Options, limit: Room) -> Source | Blocks:
