@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import dask.array as da
 import h5py
@@ -167,7 +167,7 @@ class Hooks:
     def after(self, operation: Operation, arguments: Sequence[Any]) -> None:
         """What is done after it."""
 
-    def __enter__(self) -> "Hooks":
+    def __enter__(self) -> Self:
         self._real = {name: getattr(os, name) for name in _CALLS}
         for name in _CALLS:
             setattr(os, name, self._hooked(name))
@@ -201,9 +201,9 @@ class Hooks:
 def _path_of(target: Any, dir_fd: int | None) -> str:
     """The path that a system call is of, which has it as a descriptor, or beside one."""
     if isinstance(target, int):
-        return os.readlink(f"/proc/self/fd/{target}")
+        return str(Path(f"/proc/self/fd/{target}").readlink())
     path = os.fspath(target)
-    return path if dir_fd is None else os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)  # noqa: PTH118
+    return path if dir_fd is None else str(Path(f"/proc/self/fd/{dir_fd}").readlink() / path)
 
 
 class Counting(Hooks):

@@ -1,12 +1,16 @@
 """Writers that are killed at any moment, and run again; readers and writers at once."""
 
+import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from faults import (
     KINDS,
     WHATS,
@@ -20,6 +24,8 @@ from faults import (
     is_done,
     rows_of,
     run_killed,
+    shards,
+    start,
     undisturbed,
 )
 
@@ -129,3 +135,115 @@ def test_another_iterator_that_begins_alike_is_not_taken_for_the_one_that_was_ki
         swath.open(url).append(iter([first, other]))
         wanted = np.concatenate([case.new, first, other])
         np.testing.assert_array_equal(swath.open(url).gather([0], window=len(wanted))[0], wanted)
+
+
+def _append_until(url: Path, stop: Path, seed: int) -> None:
+    """Some rows at a time, so that the last shard is written again and again."""
+    rng = np.random.default_rng(seed)
+    array = swath.open(url)
+    while not stop.exists():
+        n = len(array)
+        array.append(rows_of(np.arange(n, n + int(rng.integers(1, 8)))))
+
+
+def _swath_rows(url: Path) -> tuple[Callable[[int, int], Any], int]:
+    array = swath.open(url)
+    return lambda a, b: array.gather([a], window=b - a)[0], len(array)
+
+
+def _zarr_rows(url: Path) -> tuple[Callable[[int, int], Any], int]:
+    array: Any = zarr.open_array(url, mode="r")
+    return lambda a, b: array[a:b], array.shape[0]
+
+
+def _read(url: Path, by: str, opens: int, seed: int, report: Path) -> None:
+    """Open and read, again and again; write what was wrong."""
+    rng = np.random.default_rng(seed)
+    opened = _swath_rows if by == "swath" else _zarr_rows
+    wrong: list[str] = []
+    kept, n_kept = opened(url)
+    n_before = n_kept
+    for _ in range(opens):
+        try:
+            read, n = opened(url)
+            if n < n_before:
+                wrong.append(f"{n} rows after {n_before}")
+            n_before = n
+            a = int(rng.integers(max(0, n - 200), n))
+            if not np.array_equal(read(a, n), rows_of(np.arange(a, n))):
+                wrong.append(f"rows {a} to {n} are {read(a, n)}")
+            if by == "swath" and not np.array_equal(kept(0, n_kept), rows_of(np.arange(n_kept))):
+                wrong.append("the snapshot has changed")
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error}")
+    report.write_text("\n".join([f"{opens} opens", *wrong]))
+
+
+@pytest.mark.parametrize("codec", ["raw", "lz4"])
+def test_readers_see_whole_appends_while_one_process_appends(tmp_path: Path, codec: str, trials: int) -> None:
+    url, stop = tmp_path / "a", tmp_path / "stop"
+    n_old, opens = 50, 25 if trials == 1 else 1250
+    swath.ingest(rows_of(np.arange(n_old)), url, chunk_rows=4, shard_rows=40, codec=codec)  # type: ignore[arg-type]
+    writer = start(_append_until, url, stop, 0)
+    reports = [tmp_path / f"report-{k}" for k in range(4)]
+    readers = [start(_read, url, ["swath", "zarr"][k % 2], opens, k, report) for k, report in enumerate(reports)]
+    for each in readers:
+        each.join()
+    stop.touch()
+    writer.join()
+    assert writer.exitcode == 0
+    assert len(swath.open(url)) > n_old + 20, "nothing was appended meanwhile"
+    assert [report.read_text() for report in reports] == [f"{opens} opens"] * 4
+
+
+_BATCHES = 25
+
+
+def _append_batches(url: Path, me: int, batches: int, answered: Path, attempts: Path) -> None:
+    """Append batches that none has had yet; say which are begun, and which were answered."""
+    array = swath.open(url)
+    while (done := answered.read_text().count("\n") if answered.exists() else 0) < batches:
+        with attempts.open("a") as file:
+            file.write("x")
+        attempt = me * 10_000 + attempts.stat().st_size
+        size = 1 + attempt % 5
+        array.append(rows_of(np.arange(attempt * 10, attempt * 10 + size)), timeout=120)
+        descriptor = os.open(answered, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(descriptor, f"{attempt}\n".encode())
+        os.close(descriptor)
+        assert done < batches
+
+
+def test_no_row_of_many_appenders_is_lost_or_doubled(tmp_path: Path, trials: int) -> None:
+    url, rng = tmp_path / "a", np.random.default_rng(trials)
+    batches = 3 if trials == 1 else _BATCHES
+    swath.ingest(rows_of(np.arange(1)), url, chunk_rows=4, shard_rows=40, codec="lz4")
+    files = [(tmp_path / f"answered-{me}", tmp_path / f"attempts-{me}") for me in range(8)]
+    running = [start(_append_batches, url, me, batches, *files[me]) for me in range(8)]
+    kills = 0
+    while any(each.is_alive() for each in running):
+        time.sleep(rng.uniform(0, 0.25))
+        me = int(rng.integers(8))
+        if running[me].is_alive():
+            running[me].kill()
+            running[me].join()
+            kills += running[me].exitcode != 0
+        if running[me].exitcode:
+            running[me] = start(_append_batches, url, me, batches, *files[me])
+    for me in range(8):  # those that were killed and not begun again
+        if running[me].exitcode:
+            start(_append_batches, url, me, batches, *files[me]).join()
+    answered = {int(line) for each, _ in files for line in each.read_text().split()}
+    assert len(answered) == 8 * batches
+    assert kills > batches
+    stored = swath.open(url)
+    ids = stored.gather([0], window=len(stored))[0][1:, 0] - 1
+    np.testing.assert_array_equal(stored.gather([1], window=len(ids))[0], rows_of(ids))
+    begins = np.flatnonzero(ids % 10 == 0)
+    found = [int(each[0]) // 10 for each in np.split(ids, begins[1:])]
+    assert len(found) == len(set(found)), "a batch is there twice"
+    assert answered <= set(found), "a batch that was answered is lost"
+    for attempt, each in zip(found, np.split(ids, begins[1:])):
+        np.testing.assert_array_equal(each, attempt * 10 + np.arange(1 + attempt % 5))
+    stored.append(rows_of(np.arange(3)))
+    assert beside(url) == []
