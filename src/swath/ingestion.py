@@ -38,6 +38,7 @@ from swath.metadata import (
     is_group,
 )
 from swath.sample import sample_codecs
+from swath.shard import copied_chunks
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.memory import ArraySource
@@ -153,11 +154,11 @@ def _append_sources(
 ) -> None:
     parts = []
     for name, source in sources.items():
-        tail, first_row = _tail(stores[name], limit)
+        tail, first_row, copied = _tail(stores[name], limit)
         limit = replace(limit, n_bytes=limit.n_bytes - tail.nbytes)
         facts = _longer(stores[name].facts, source)
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
-        parts.append(Part(name, facts, joined, first_row))
+        parts.append(Part(name, facts, joined, first_row, copied))
     check_memory(parts, limit)
     with appending(path, _files(parts)) as build:
         write_parts(build.folder, parts, limit, options.progress)
@@ -176,9 +177,9 @@ def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) ->
 
 def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
     """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
-    tail, first_row = _tail(store, limit)
+    tail, first_row, copied = _tail(store, limit)
     with appending(path, {}) as build:
-        facts = write_blocks(build.folder, store.facts, first_row, itertools.chain([tail], blocks))
+        facts = write_blocks(build.folder, store.facts, first_row, itertools.chain([tail], blocks), copied)
         described = blocks.describe_given()
         if described != done:
             build.files = {METADATA: encode_metadata(replace(facts, sources=(*facts.sources, described)))}
@@ -299,14 +300,17 @@ def _longer(facts: Facts, source: Source) -> Facts:
     )
 
 
-def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int]:
-    """The rows of the last shard, if it is not full, and the first row of the shard that comes next."""
+def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int, frozenset[int]]:
+    """The rows of the last shard, if it is not full, the first row of the shard that comes next, and its copied chunks."""
     layout = store.layout
     first = layout.n_rows - layout.n_rows % layout.shard_rows
     n_rows = layout.n_rows - first
     if not n_rows:
-        return np.empty((0, *layout.row_shape), layout.dtype), first
-    return gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0], first
+        return np.empty((0, *layout.row_shape), layout.dtype), first, frozenset()
+    tail = gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0]
+    shard = first // layout.shard_rows
+    with store.open_shard(shard) as file:
+        return tail, first, copied_chunks(store.indexes.get(file, store.facts.stamp(shard)), layout)
 
 
 def _choose_codec(

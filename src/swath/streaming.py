@@ -6,7 +6,7 @@ A shard is written when it is full, the last one when the blocks end; the length
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,8 +80,13 @@ def _bytes(rows: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
     return memoryview(np.ascontiguousarray(rows, dtype).reshape(-1).view(np.uint8))
 
 
-def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]]) -> Facts:
-    """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now."""
+def write_blocks(
+    folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]], copied: Collection[int] = ()
+) -> Facts:
+    """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now.
+
+    Chunks ``copied`` of the first shard are not compressed.
+    """
     layout = facts.layout
     buffer = shard_buffer(layout)
     rows = rows_in(buffer, layout, layout.shard_rows)
@@ -89,7 +94,8 @@ def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iter
 
     def put() -> None:
         n_rows = shard * layout.shard_rows + filled
-        put_shard(folder, replace(facts, layout=replace(layout, n_rows=n_rows)), shard, buffer)
+        longer = replace(facts, layout=replace(layout, n_rows=n_rows))
+        put_shard(folder, longer, shard, buffer, copied if shard == first_row // layout.shard_rows else ())
 
     n_rows = first_row
     for block in blocks:

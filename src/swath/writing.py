@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,8 @@ class Part:
     source: Source
     first_row: int
     """Of the array, which is row 0 of the source; a shard begins with it."""
+    copied: Collection[int] = ()
+    """Chunks of the first shard that are not to be compressed, since they were not before."""
 
     @property
     def shards(self) -> range:
@@ -120,7 +122,7 @@ def _write_shards(
                     return
                 start, stop = layout.rows_of(shard)
                 read(start - part.first_row, rows_in(buffer, layout, stop - start))
-            put_shard(folder, part.facts, shard, buffer)
+            put_shard(folder, part.facts, shard, buffer, part.copied if shard == part.shards.start else ())
             advance((stop - start) * layout.row_bytes)
 
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
@@ -144,13 +146,15 @@ def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[A
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
 
-def put_shard(folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8]) -> None:
-    """Write one shard, whose rows are in ``buffer``."""
+def put_shard(
+    folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8], copied: Collection[int] = ()
+) -> None:
+    """Write one shard, whose rows are in ``buffer``; chunks ``copied`` are not compressed."""
     layout = facts.layout
     start, stop = layout.rows_of(shard)
     chunks = layout.chunks_in(shard)
     buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
-    folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks, facts.stamp(shard)))
+    folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks, facts.stamp(shard), copied))
 
 
 def _workers(part: Part, limit: Room) -> int:
