@@ -30,9 +30,9 @@ from swath.storage import LocalFolder
 from swath.storage.local import sync_folder
 
 # The metadata of what is being written: what it will be, and so whether a second run may carry on.
-_PENDING = "pending.json"
+_PENDING = ".pending.json"  # hidden, as no array of a group is
 # ... and, of what is appended, the metadata of the store that it is appended to.
-_BASE = "base.json"
+_BASE = ".base.json"
 
 # How often a process that waits for the lock looks.
 _POLL_SECONDS = 0.02
