@@ -187,9 +187,12 @@ def _complete(path: Path) -> None:
         sync_folder(target)
     # Of a group the first is the commit, and the metadata of its arrays follow.
     for folder in _folders(stage):
-        target = path / folder.relative_to(stage)
-        LocalFolder(target).put(METADATA, [memoryview((folder / METADATA).read_bytes())])
-        sync_folder(target)
+        if (
+            folder / METADATA
+        ).exists():  # else it had been cleared up before the power failed, and is where it should be
+            target = path / folder.relative_to(stage)
+            LocalFolder(target).put(METADATA, [memoryview((folder / METADATA).read_bytes())])
+            sync_folder(target)
     # The answer: until here the same call again finds that it is done, from here it appends once more. An error would say
     # that it is not, and what is left harms nobody.
     (stage / METADATA).unlink()
