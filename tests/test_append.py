@@ -160,7 +160,7 @@ class Growing(RuleBasedStateMachine):
 
 
 def test_whatever_the_order_of_calls(trials: int) -> None:
-    steps = settings(max_examples=12 * trials, stateful_step_count=10, deadline=None)
+    steps = settings(max_examples=8 * trials, stateful_step_count=10, deadline=None)
     run_state_machine_as_test(Growing, settings=steps)
 
 

@@ -33,8 +33,8 @@ def test_whichever_system_call_fails(tmp_path: Path, what: What, error: int, tri
         wanted = contents(after)
         (tmp_path / "here").mkdir()
         url = tmp_path / "here" / "a"
-        # Every call, or every fourth, which are others for the other error.
-        for at in range(1, count + 1) if trials > 1 else range(1 + error % 4, count + 1, 4):
+        # Every call, or every sixth, which are others for the other error.
+        for at in range(1, count + 1) if trials > 1 else range(1 + error % 6, count + 1, 6):
             copy(before, url)
             with Failing(url.parent, at, error) as hooks:
                 try:
@@ -51,7 +51,7 @@ def test_whichever_system_call_fails(tmp_path: Path, what: What, error: int, tri
             assert contents(url) == wanted, f"after call {at}"
             assert beside(url) == [], f"after call {at}"
             clear(url)
-    assert failed > (20 if trials > 1 else 5)
+    assert failed > (20 if trials > 1 else 1)
 
 
 @pytest.mark.parametrize("is_group", [False, True], ids=["store", "group"])
@@ -61,7 +61,7 @@ def test_whichever_system_call_of_a_repair_fails(tmp_path: Path, is_group: bool,
         wanted = contents(after)
         (tmp_path / "here").mkdir()
         url = tmp_path / "here" / "a"
-        for at in range(1, 100, 1 if trials > 1 else 3):
+        for at in range(1, 100, 1 if trials > 1 else 1):
             copy(after, url)
             place = url / "X" if is_group else url
             (place / "c.1.0").unlink()
@@ -95,7 +95,7 @@ def test_whenever_the_power_fails(tmp_path: Path, what: What, trials: int) -> No
             case.run(root / "a")
         assert contents(root / "a") == wanted
         events = record.events
-        for cut in range(1 + len(events) % 3, len(events), 1 if trials > 1 else 8):
+        for cut in range(1 + len(events) % 3, len(events), 1 if trials > 1 else 12):
             for how in hows:
                 _check_power(case, start, root, events[:cut], how, rng, wanted)
         for how in hows:  # what was answered stays

@@ -49,7 +49,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path: Path, what: What, kind: st
     case = Case(what, kind, codec, tmp_path)
     with undisturbed(case, tmp_path / "undisturbed") as (before, after, count):
         wanted = contents(after)
-        seconds = _seconds(case, before, tmp_path)
+        seconds = _seconds(case, before, tmp_path) if trials > 1 else 0.05
         for k in range(trials):
             here = tmp_path / f"here-{k}"
             here.mkdir()
@@ -89,14 +89,14 @@ def _stage(url: Path) -> Path:
 @pytest.mark.parametrize("kind", ["npy", "iterator"])
 @pytest.mark.parametrize("same", [True, False], ids=["the-same-call", "another"])
 def test_an_append_that_was_killed_after_all_was_written_is_completed_by_the_next(
-    tmp_path: Path, kind: str, same: bool
+    tmp_path: Path, kind: str, same: bool, trials: int
 ) -> None:
     case = Case("append", kind, "lz4", tmp_path)
     with undisturbed(case, tmp_path / "undisturbed") as (before, after, count):
         (tmp_path / "here").mkdir()
         url = tmp_path / "here" / "a"
         completed = 0
-        for at in range(count - 16, count + 1):  # the moves, the commit, and what is cleared up
+        for at in range(count - 16, count + 1, 1 if trials > 1 else 3):  # the moves, the commit, and what is cleared up
             copy(before, url)
             run_killed(case, url, tmp_path / "begun", at=at)
             written = (_stage(url) / "zarr.json").exists()
@@ -116,7 +116,7 @@ def test_an_append_that_was_killed_after_all_was_written_is_completed_by_the_nex
                 assert beside(url) == []
             completed += written
             clear(url)
-        assert completed > 5
+        assert completed > 1
 
 
 def test_another_iterator_that_begins_alike_is_not_taken_for_the_one_that_was_killed(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def _read(url: Path, by: str, opens: int, seed: int, report: Path) -> None:
 @pytest.mark.parametrize("codec", ["raw", "lz4"])
 def test_readers_see_whole_appends_while_one_process_appends(tmp_path: Path, codec: str, trials: int) -> None:
     url, stop = tmp_path / "a", tmp_path / "stop"
-    n_old, opens = 50, 25 if trials == 1 else 1250
+    n_old, opens = 50, 20 if trials == 1 else 1250
     swath.ingest(rows_of(np.arange(n_old)), url, chunk_rows=4, shard_rows=40, codec=codec)  # type: ignore[arg-type]
     writer = start(_append_until, url, stop, 0)
     reports = [tmp_path / f"report-{k}" for k in range(4)]
