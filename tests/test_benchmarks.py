@@ -227,6 +227,14 @@ def test_ingest(tmp_path: Path) -> None:
     ]
 
 
+def test_reliability(tmp_path: Path) -> None:
+    record = _script(tmp_path, "reliability", "--kills=1", "--opens=4")
+    systems = {"swath", "zarr-python", "h5py", "icechunk"}
+    assert set(record["kills"]) == set(record["readers"]) == systems
+    assert set(record["kills"]["swath"]["stores"].values()) == {0}
+    assert record["readers"]["swath"]["errors"] == 0
+
+
 _NO_DEMO = """
 import sys
 import reference

@@ -16,6 +16,7 @@ from oracle import assert_same, expected
 import swath
 from swath.decoder import blosc_part
 from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
+from swath.layout import STAMP_BYTES
 from swath.measure import drop_cache
 from swath.storage import LocalFolder, Scratch
 
@@ -61,8 +62,8 @@ def _flip(path: Path, byte: int) -> None:
 @pytest.mark.parametrize("direct", ["always", "never"])
 def test_never_means_that_a_flipped_bit_is_not_seen(tmp_path: Path, direct: Any) -> None:
     a = swath.ingest(ROWS, tmp_path / "a", shard_rows=480, chunk_rows=3)
-    index = a.shard_rows // a.chunk_rows * 16 + 4
-    _flip(tmp_path / "a" / "c.0.0", index)  # of row 0
+    head = a.shard_rows // a.chunk_rows * 16 + 4 + STAMP_BYTES
+    _flip(tmp_path / "a" / "c.0.0", head)  # of row 0
     with pytest.raises(DamagedStoreError, match=r"chunk 0 \(rows 0 to 2\) has a wrong checksum"):
         a.gather([1], direct=direct)
     assert a.gather([1], verify="never", direct=direct)[0, 0, 0] == ROWS[1, 0]
@@ -89,8 +90,8 @@ def test_unchecked_rows_alone_are_read() -> None:
             limit=swath.memory.Room(2**30, ""),
             verify=verify,
         )
-        index = 2 * layout.index_bytes
-        assert plan.bytes_read == 2 * rows * 8000 + index + (2 * 5 * 4 if verify else 0)
+        head = 2 * layout.head_bytes
+        assert plan.bytes_read == 2 * rows * 8000 + head + (2 * 5 * 4 if verify else 0)
         assert ("every chunk is checked" in str(plan)) is verify
 
 
@@ -308,7 +309,9 @@ def test_of_a_large_blosc_chunk_a_window_is_decoded_in_time(tmp_path: Path, monk
 def test_damage_between_the_windows_is_nobodys(tmp_path: Path) -> None:
     rows = np.arange(5000).reshape(1000, 5)
     a = swath.ingest(rows, tmp_path / "a", chunk_rows=100)
-    _flip(tmp_path / "a" / "c.0.0", a.shard_rows // 100 * 16 + 4 + 5 * 4004)  # in chunk 5, rows 500 to 599
+    _flip(
+        tmp_path / "a" / "c.0.0", a.shard_rows // 100 * 16 + 4 + STAMP_BYTES + 5 * 4004
+    )  # in chunk 5, rows 500 to 599
     assert_same(a.gather([450, 600], window=10), expected(rows, [450, 600], 10))
     for start in (495, 500, 599):
         with pytest.raises(DamagedStoreError, match=r"chunk 5 \(rows 500 to 599\) has a wrong checksum"):

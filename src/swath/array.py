@@ -244,7 +244,7 @@ class RowArray:
         source
             As in `swath.ingest`; its rows have the shape of this array, and those of a raw binary file its dtype too.
         casting
-            How values become the dtype of this array, as in `swath.ingest`.
+            How values become the dtype of this array, as in `swath.ingest`; blocks of an iterator must have it.
         memory_limit, progress, client
             As in `swath.ingest`.
         timeout

@@ -8,7 +8,8 @@ moved into the store, where nobody looks for them yet, and at last ``zarr.json``
 replaced. A full shard is never touched.
 
 A run that is killed leaves what it has finished; run again, it carries on. An append that was killed after all of it was
-written is completed by the next. One process writes at a time: it holds a lock that the kernel frees when its holder dies.
+written is completed by the next, which may be the same call: ``zarr.json`` of the stage, which goes first of all when it is
+done with, says that it has not been answered. One process writes at a time: it holds a lock that the kernel frees when its holder dies.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from swath.storage import LocalFolder
 from swath.storage.local import sync_folder
 
 # The metadata of what is being written: what it will be, and so whether a second run may carry on.
-_PENDING = "pending.json"
+_PENDING = ".pending.json"  # hidden, as no array of a group is
 # ... and, of what is appended, the metadata of the store that it is appended to.
-_BASE = "base.json"
+_BASE = ".base.json"
 
 # How often a process that waits for the lock looks.
 _POLL_SECONDS = 0.02
@@ -82,8 +83,9 @@ def stage_of(path: Path) -> Path:
 
 def pending_bytes(path: Path) -> bytes:
     """The metadata that an interrupted build was to make; nothing if there was none."""
-    with contextlib.suppress(OSError):
-        return (part_of(path) / _PENDING).read_bytes()
+    for name in (_PENDING, METADATA):  # the latter after a kill between the last shard and the commit
+        with contextlib.suppress(OSError):
+            return (part_of(path) / name).read_bytes()
     return b""
 
 
@@ -103,43 +105,55 @@ def building(path: Path, files: Files, *, overwrite: bool, resume: bool) -> Iter
     """
     part, retired = part_of(path), retired_of(path)
     check_vacant(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with locked(path, timeout=0):
-        check_vacant(path, overwrite=overwrite)
         if retired.exists():
             if path.exists():
                 shutil.rmtree(retired)
             else:
                 retired.rename(path)
+        check_vacant(path, overwrite=overwrite)
         if not resume and part.exists():
             shutil.rmtree(part)
         folder = _prepare(part, files)
         build = Build(folder, files)
 
-        yield build
+        with _kept(folder, if_=bool(files)):
+            yield build
 
         # From here a kill leaves the old or the new: all is on the disk before the folder gets its name.
         _put_all(folder, build.files)
         check_vacant(path, overwrite=overwrite)
+        if stage_of(path).exists():
+            shutil.rmtree(stage_of(path))  # it was to be appended to what goes now
         if path.exists():
             path.rename(retired)
-        part.rename(path)
+        try:
+            part.rename(path)
+        except OSError:
+            if retired.exists():
+                retired.rename(path)
+            raise
         sync_folder(path.parent)
         shutil.rmtree(retired, ignore_errors=True)
-        shutil.rmtree(stage_of(path), ignore_errors=True)  # it was to be appended to what is gone
 
 
 @contextlib.contextmanager
 def appending(path: Path, files: Files) -> Iterator[Build]:
     """A folder to write new shards into; leaving the block without an error makes them part of the store at ``path``.
 
-    Only under the lock, and after `settle`. What an earlier run with the same metadata has finished is there.
+    Only under the lock, and after `settle`. What an earlier run with the same metadata has finished is there. Where it turns out
+    that there is nothing to commit, the metadata are left empty.
     """
     folder = _prepare(stage_of(path), files, base=(path / METADATA).read_bytes())
     build = Build(folder, files)
 
-    yield build
+    with _kept(folder, if_=bool(files)):
+        yield build
 
+    if not build.files:
+        shutil.rmtree(folder.path)
+        return
     _put_all(folder, build.files)  # from here all is on the disk, and `settle` would complete it
     _complete(path)
 
@@ -147,10 +161,12 @@ def appending(path: Path, files: Files) -> Iterator[Build]:
 def settle(path: Path) -> bool:
     """Complete an append that was killed after all of it was written; whether there was one. Only under the lock."""
     stage = stage_of(path)
-    if not stage.exists():
+    if not path.is_dir():
         return False
     for folder in _folders(path):
         LocalFolder(folder).remove_temporaries()
+    if not stage.exists():
+        return False
     committed = (path / METADATA).read_bytes()
     if _holds(stage / METADATA, committed) or ((stage / METADATA).exists() and _holds(stage / _BASE, committed)):
         _complete(path)
@@ -171,11 +187,18 @@ def _complete(path: Path) -> None:
         sync_folder(target)
     # Of a group the first is the commit, and the metadata of its arrays follow.
     for folder in _folders(stage):
-        target = path / folder.relative_to(stage)
-        LocalFolder(target).put(METADATA, [memoryview((folder / METADATA).read_bytes())])
-        sync_folder(target)
-    shutil.rmtree(stage)
-    sync_folder(stage.parent)
+        if (
+            folder / METADATA
+        ).exists():  # else it had been cleared up before the power failed, and is where it should be
+            target = path / folder.relative_to(stage)
+            LocalFolder(target).put(METADATA, [memoryview((folder / METADATA).read_bytes())])
+            sync_folder(target)
+    # The answer: until here the same call again finds that it is done, from here it appends once more. An error would say
+    # that it is not, and what is left harms nobody.
+    (stage / METADATA).unlink()
+    with contextlib.suppress(OSError):
+        shutil.rmtree(stage)
+        sync_folder(stage.parent)
 
 
 def check_vacant(path: Path, *, overwrite: bool) -> None:
@@ -229,8 +252,28 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
             os.pwrite(descriptor, f"Process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file that stays is the next holder's
+            lock.unlink()
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _kept(folder: LocalFolder, *, if_: bool) -> Iterator[None]:
+    """Leave what was written before an error only if a second run can carry on with it."""
+    try:
+        yield
+    except BaseException:
+        if not if_:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder, and those that it is in, which stay after a loss of power."""
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in made:
+        sync_folder(each.parent)
 
 
 def _is(path: Path, descriptor: int) -> bool:
@@ -248,6 +291,7 @@ def _prepare(part: Path, files: Files, base: bytes = b"") -> LocalFolder:
         if part.exists():
             shutil.rmtree(part)
         part.mkdir()
+        sync_folder(part.parent)  # what says that an append is not answered shall be there as long as what it commits
         if base:
             LocalFolder(part).put(_BASE, [memoryview(base)])
         LocalFolder(part).put(_PENDING, [memoryview(pending)])
@@ -269,8 +313,8 @@ def _put_all(folder: LocalFolder, files: Files) -> None:
 
 
 def _folders(path: Path) -> list[Path]:
-    """A folder, and those in it: of the arrays of a group."""
-    return [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
+    """A folder, and those in it: of the arrays of a group. Hidden ones are what others write beside them."""
+    return [path, *sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))]
 
 
 def _holds(path: Path, content: bytes) -> bool:

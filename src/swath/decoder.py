@@ -257,12 +257,12 @@ class Decoder:
         return np.asarray(values.reshape([self.shape[axis] for axis in axes]).transpose(np.argsort(axes)))
 
 
-def make_blosc(codec: str, itemsize: int) -> Blosc | None:
-    """The compressor of a store's codec, by its name (`swath.layout.CodecName`); None for raw."""
+def make_blosc(codec: str, itemsize: int, level: int = 5) -> Blosc | None:
+    """The compressor of a store's codec, by its name (`swath.layout.CodecName`); None for raw. Level 0 only copies."""
     if codec == "raw":
         return None
     shuffle = Blosc.SHUFFLE if itemsize > 1 else Blosc.NOSHUFFLE
-    return Blosc(cname=codec, clevel=5, shuffle=shuffle, typesize=min(itemsize, 255))
+    return Blosc(cname=codec, clevel=level, shuffle=shuffle, typesize=min(itemsize, 255))
 
 
 def from_zarr_v3(codecs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Decoder | None:

@@ -41,6 +41,7 @@ from swath.metadata import (
     is_group,
 )
 from swath.sample import sample_codecs
+from swath.shard import copied_chunks
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.converted import Casting, check_casting
@@ -93,6 +94,10 @@ def ingest(source: Any, url: str | os.PathLike[str], options: Options) -> None:
     limit = resolve_limit(options.memory_limit)
     opened = _open(source, options, limit)
     if isinstance(opened, Blocks):
+        if (options.dtype, options.row_shape, options.rows) != (None, None, None):
+            raise OptionError(
+                "dtype, row_shape and rows mean nothing for an iterator. Give blocks as they shall be stored."
+            )
         _ingest_blocks(opened, path, options, limit)
     else:
         _ingest_sources({"": opened}, path, options, limit)
@@ -104,6 +109,7 @@ def ingest_group(
     """Write ``sources`` as a group at ``url``; parameters and errors as `swath.ingest_group` describes them."""
     path = local_path(url)
     check_vacant(path, overwrite=options.overwrite)
+    _check_alone(path)
     limit = resolve_limit(options.memory_limit)
     _ingest_sources(_open_aligned(sources, options, limit), path, options, limit)
 
@@ -117,12 +123,12 @@ def append(source: Any, url: str | os.PathLike[str], options: Options, timeout: 
     with locked(path, timeout=timeout):
         settled = settle(path)
         store = open_store(path)
-        if settled and store.facts.sources[-1] == opened.describe():
-            return  # the call that was killed was this one
         _check_alike(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
+        # The call that was killed may be this one.
+        done = store.facts.sources[-1] if settled else None
         if isinstance(opened, Blocks):
-            _append_blocks(opened, path, store, limit)
-        else:
+            _append_blocks(opened, path, store, limit, done)
+        elif opened.describe() != done:
             _append_sources({"": opened}, path, {"": store}, options, limit)
 
 
@@ -160,11 +166,11 @@ def _append_sources(
 ) -> None:
     parts = []
     for name, source in sources.items():
-        tail, first_row = _tail(stores[name], limit)
+        tail, first_row, copied = _tail(stores[name], limit)
         limit = replace(limit, n_bytes=limit.n_bytes - tail.nbytes)
         facts = _longer(stores[name].facts, source)
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
-        parts.append(Part(name, facts, joined, first_row))
+        parts.append(Part(name, facts, joined, first_row, copied))
     parts, writers = _writers(parts, options, limit)
     with appending(path, _files(parts)) as build:
         write_parts(build.folder, parts, writers, options.progress)
@@ -198,12 +204,14 @@ def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) ->
         build.files = {METADATA: encode_metadata(facts)}
 
 
-def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room) -> None:
-    tail, first_row = _tail(store, limit)
-    facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
+def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
+    """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
+    tail, first_row, copied = _tail(store, limit)
     with appending(path, {}) as build:
-        facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
-        build.files = {METADATA: encode_metadata(facts)}
+        facts = write_blocks(build.folder, store.facts, first_row, itertools.chain([tail], blocks), copied)
+        described = blocks.describe_given()
+        if described != done:
+            build.files = {METADATA: encode_metadata(replace(facts, sources=(*facts.sources, described)))}
 
 
 def _open(source: Any, options: Options, limit: Room) -> Source | Blocks:
@@ -340,14 +348,17 @@ def _longer(facts: Facts, source: Source) -> Facts:
     )
 
 
-def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int]:
-    """The rows of the last shard, if it is not full, and the first row of the shard that comes next."""
+def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int, frozenset[int]]:
+    """The rows of the last shard, if it is not full, the first row of the shard that comes next, and its copied chunks."""
     layout = store.layout
     first = layout.n_rows - layout.n_rows % layout.shard_rows
     n_rows = layout.n_rows - first
     if not n_rows:
-        return np.empty((0, *layout.row_shape), layout.dtype), first
-    return gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0], first
+        return np.empty((0, *layout.row_shape), layout.dtype), first, frozenset()
+    tail = gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0]
+    shard = first // layout.shard_rows
+    with store.open_shard(shard) as file:
+        return tail, first, copied_chunks(store.indexes.get(file, store.facts.stamp(shard)), layout)
 
 
 def _choose_codec(

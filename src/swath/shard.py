@@ -7,6 +7,11 @@ A shard is a Zarr v3 ``sharding_indexed`` object. swath writes them so::
     chunk   its rows, encoded by the codec, then a crc32c of the encoded bytes
     chunk   ...
 
+A last chunk that rows may be appended to is framed by the codec, and not compressed; when it has become full, it stays so. So
+every later version of the shard has each chunk of an earlier one, or it with more rows, at the same place and of the same
+length: whoever reads the index and then the chunk, and opens the file for each, as Zarr's readers do, reads sound rows though
+the shard is replaced in between.
+
 Shards of other programs have no stamp, and may have the index at the end, and chunks in any order or missing.
 
 Nothing in Zarr says which shard a file is: two of equal size that trade places, or an old one that comes back from a backup,
@@ -17,6 +22,7 @@ readers, who go by the index, do not look, and is read with the index.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -35,6 +41,8 @@ NO_CHUNK = np.uint64(2**64 - 1)
 
 
 IDENTITY_BYTES = 8
+# What blosc puts before bytes that it only copies.
+_FRAME_BYTES = 16
 _STAMP = struct.Struct(f"<II{IDENTITY_BYTES}s")
 assert _STAMP.size + CRC_BYTES == STAMP_BYTES
 
@@ -55,18 +63,22 @@ class Stamp:
         return body + crc32c(body).to_bytes(CRC_BYTES, "little")
 
 
-def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int, stamp: Stamp) -> list[Buffer]:
+def encode_shard(
+    layout: Layout, rows: NDArray[np.uint8], chunks: int, stamp: Stamp, copied: Collection[int] = ()
+) -> list[Buffer]:
     """The bytes of a shard of ``chunks`` chunks, from the bytes of their rows, the last padded to a whole chunk.
 
-    Raw chunks are views of ``rows``: nothing is copied.
+    Raw chunks are views of ``rows``: nothing is copied. Chunks ``copied``, and one that is not full, are not compressed.
     """
-    codec = make_blosc(layout.codec, layout.dtype.itemsize)
+    compressing = make_blosc(layout.codec, layout.dtype.itemsize)
+    copying = make_blosc(layout.codec, layout.dtype.itemsize, level=0)
     index = np.full((layout.shard_chunks, 2), NO_CHUNK, "<u8")
     buffers: list[Buffer] = []
     offset = layout.head_bytes
     view = memoryview(rows)
     for k in range(chunks):
         chunk = view[k * layout.chunk_bytes : (k + 1) * layout.chunk_bytes]
+        codec = copying if k in copied or (k + 1) * layout.chunk_rows > stamp.rows else compressing
         encoded = chunk if codec is None else memoryview(codec.encode(chunk)).cast("B")
         buffers += [encoded, memoryview(crc32c(encoded).to_bytes(CRC_BYTES, "little"))]
         length = len(encoded) + CRC_BYTES
@@ -75,6 +87,13 @@ def encode_shard(layout: Layout, rows: NDArray[np.uint8], chunks: int, stamp: St
     encoded_index = memoryview(index.tobytes())
     head = crc32c(encoded_index).to_bytes(CRC_BYTES, "little") + stamp.encode()
     return [encoded_index, memoryview(head), *buffers]
+
+
+def copied_chunks(index: ShardIndex, layout: Layout) -> frozenset[int]:
+    """The chunks of a shard that are framed by the codec, and not compressed."""
+    if layout.codec == "raw":
+        return frozenset()
+    return frozenset(np.flatnonzero(index.lengths == layout.chunk_bytes + _FRAME_BYTES + CRC_BYTES).tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

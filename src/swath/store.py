@@ -213,18 +213,17 @@ def read_metadata(url: str | os.PathLike[str]) -> tuple[Path, bytes]:
     StoreNotFoundError, IncompleteStoreError
     """
     path = local_path(url)
-    if not path.exists() and retired_of(path).exists():
-        path = retired_of(path)  # a kill fell between the two renames of `swath.commit.building`
-    try:
-        return path, (path / METADATA).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        if part_of(path).exists():
-            raise IncompleteStoreError(
-                f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
-            ) from None
-        raise StoreNotFoundError(
-            f"There is no store at {path} (no {METADATA}). Check the path, or ingest into it first."
-        ) from None
+    # Between the two renames of `swath.commit.building`, where a kill may fall, the old one has another name; without a kill the
+    # new one has come by the time that this one is gone.
+    for place in (path, retired_of(path), path):
+        if place == path or not path.exists():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return place, (place / METADATA).read_bytes()
+    if part_of(path).exists():
+        raise IncompleteStoreError(
+            f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
+        )
+    raise StoreNotFoundError(f"There is no store at {path} (no {METADATA}). Check the path, or ingest into it first.")
 
 
 def is_store(path: Path) -> bool:

@@ -5,7 +5,8 @@ A shard is written when it is full, the last one when the blocks end; the length
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,10 @@ class Blocks:
     first: NDArray[Any]
     rest: Iterator[Any]
     dtype: np.dtype[Any]
+    n_rows: int = 0
+    """That have been given."""
+    crc: int = 0
+    """Of these."""
 
     @classmethod
     def of(cls, blocks: Iterable[Any]) -> Blocks:
@@ -49,13 +54,15 @@ class Blocks:
         raise SourceError("The iterator gave no rows. Give at least one block of rows, of shape (n, *row_shape).")
 
     def describe(self) -> dict[str, Any]:
-        """The first block tells one stream from another, as far as anything does."""
-        rows = np.ascontiguousarray(self.first, self.dtype).reshape(-1).view(np.uint8)
-        return {"kind": "blocks", "dtype": self.dtype.str, "crc32c": crc32c(memoryview(rows))}
+        """The first block tells one stream from another, as far as anything does before the end."""
+        return {"kind": "blocks", "dtype": self.dtype.str, "crc32c": crc32c(_bytes(self.first, self.dtype))}
+
+    def describe_given(self) -> dict[str, Any]:
+        """What has been given, whatever the blocks it came in."""
+        return {"kind": "blocks", "dtype": self.dtype.str, "rows": self.n_rows, "crc32c": self.crc}
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        yield self.first
-        for k, block in enumerate(self.rest, 1):
+        for k, block in enumerate(itertools.chain([self.first], self.rest)):
             if isinstance(block, np.ma.MaskedArray):
                 raise SourceError(f"Block {k} is a masked array, which would lose its mask. Give block.filled(value).")
             rows = np.asarray(block)
@@ -64,11 +71,22 @@ class Blocks:
                     f"Block {k} has shape {rows.shape} and dtype {rows.dtype}, but block 0 has rows of shape "
                     f"{self.first.shape[1:]} and dtype {self.dtype}. Give blocks of rows that are alike."
                 )
+            self.n_rows += len(rows)
+            self.crc = crc32c(_bytes(rows, self.dtype), self.crc)
             yield rows
 
 
-def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]]) -> Facts:
-    """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now."""
+def _bytes(rows: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(rows, dtype).reshape(-1).view(np.uint8))
+
+
+def write_blocks(
+    folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]], copied: Collection[int] = ()
+) -> Facts:
+    """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now.
+
+    Chunks ``copied`` of the first shard are not compressed.
+    """
     layout = facts.layout
     buffer = shard_buffer(layout)
     rows = rows_in(buffer, layout, layout.shard_rows)
@@ -76,7 +94,8 @@ def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iter
 
     def put() -> None:
         n_rows = shard * layout.shard_rows + filled
-        put_shard(folder, replace(facts, layout=replace(layout, n_rows=n_rows)), shard, buffer)
+        longer = replace(facts, layout=replace(layout, n_rows=n_rows))
+        put_shard(folder, longer, shard, buffer, copied if shard == first_row // layout.shard_rows else ())
 
     n_rows = first_row
     for block in blocks:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,12 @@ class Part:
     source: Source
     first_row: int
     """Of the array, which is row 0 of the source; a shard begins with it."""
+    copied: Collection[int] = ()
+    """Chunks of the first shard that are not to be compressed, since they were not before."""
+
+    def copied_in(self, shard: int) -> Collection[int]:
+        """Chunks of a shard that are not to be compressed, though they are full."""
+        return self.copied if shard == self.shards.start else ()
 
     @property
     def shards(self) -> range:
@@ -129,7 +135,7 @@ def _write_shards(
                     return
                 start, stop = layout.rows_of(shard)
                 read(start - part.first_row, rows_in(buffer, layout, stop - start))
-            put_shard(folder, part.facts, shard, buffer)
+            put_shard(folder, part.facts, shard, buffer, part.copied_in(shard))
             advance((stop - start) * layout.row_bytes)
 
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
@@ -153,13 +159,15 @@ def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[A
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
 
-def put_shard(folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8]) -> None:
-    """Write one shard, whose rows are in ``buffer``."""
+def put_shard(
+    folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8], copied: Collection[int] = ()
+) -> None:
+    """Write one shard, whose rows are in ``buffer``; chunks ``copied`` are not compressed."""
     layout = facts.layout
     start, stop = layout.rows_of(shard)
     chunks = layout.chunks_in(shard)
     buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
-    folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks, facts.stamp(shard)))
+    folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks, facts.stamp(shard), copied))
 
 
 def _workers(part: Part, limit: Room) -> int:

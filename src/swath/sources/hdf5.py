@@ -275,7 +275,7 @@ def _with_cache(dataset: h5py.Dataset, cache_bytes: int) -> h5py.Dataset:
 def _cache_of(dataset: h5py.Dataset, cache_bytes: int) -> int | None:
     """Bytes of one row of chunks, across all other axes; None for several chunks that may not be kept together."""
     chunks = dataset.chunks or (1, *dataset.shape[1:])
-    beside = [-(-n // c) for n, c in zip(dataset.shape[1:], chunks[1:])]
+    beside = [-(-n // max(1, c)) for n, c in zip(dataset.shape[1:], chunks[1:])]
     n_bytes = math.prod(chunks) * math.prod(beside) * dataset.dtype.itemsize
     return int(n_bytes) if n_bytes <= cache_bytes or math.prod(beside) == 1 else None
 
