@@ -202,6 +202,22 @@ class Layout:
         return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.n_rows)
 
 
+def has_padding(dtype: np.dtype[Any]) -> bool:
+    """Whether there are bytes in a record that belong to no field.
+
+    Examples
+    --------
+    >>> has_padding(np.dtype("u1, f8")), has_padding(np.dtype("u1, f8", align=True))
+    (False, True)
+    """
+    if dtype.subdtype is not None:
+        return has_padding(dtype.base)
+    if dtype.fields is None:
+        return False
+    fields = [field[0] for field in map(dtype.fields.__getitem__, dtype.names or ())]
+    return sum(field.itemsize for field in fields) < dtype.itemsize or any(map(has_padding, fields))
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What compressing some rows with one codec showed."""

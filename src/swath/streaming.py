@@ -91,4 +91,9 @@ def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iter
     if filled:
         put()
     before = facts.layout.n_rows
-    return replace(facts, layout=replace(layout, n_rows=n_rows), segments=(*facts.segments, n_rows - before))
+    return replace(
+        facts,
+        layout=replace(layout, n_rows=n_rows),
+        segments=(*facts.segments, n_rows - before),
+        lengths=(*facts.lengths, n_rows - before),
+    )

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import DiskFullError, MemoryLimitError
-from swath.layout import Layout
+from swath.layout import Layout, has_padding
 from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
 from swath.shard import encode_shard
@@ -135,12 +135,14 @@ def _write_shards(
 
 
 def shard_buffer(layout: Layout) -> NDArray[np.uint8]:
-    """Room for the rows of one shard."""
-    return np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
+    """Room for the rows of one shard, zeroed: no copy fills the padding between the fields of a record."""
+    return np.zeros(layout.shard_rows * layout.row_bytes, np.uint8)
 
 
 def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
-    """The first rows of a shard's buffer."""
+    """The first rows of a shard's buffer; what an earlier shard has left between fields is gone."""
+    if has_padding(layout.dtype):
+        buffer[:] = 0
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
 
