@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def trials(request: pytest.FixtureRequest) -> int:
     """By how much to multiply the trials of a test that has no end."""
-    parser.addoption("--full", action="store_true", help="All tries of the proofs, instead of a few.")
+    return 20 if request.config.getoption("--full") else 1
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ _BLOCK_BYTES = 2**21
 _COMPARED_BYTES = 2**23
 _COPIES_COMPARED = 4
 
-# A disk wants several requests in flight; what is cached is summed faster than the interpreter hands out blocks.
-_THREADS = 8
+# As many shards at once keep a disk busy, with readahead in each (2.0 GB/s, cat 1.6); one keeps up with what is cached.
+_THREADS = 4
 
 # What a disk says of bytes that it cannot give back; any other error is not the store's.
 _LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
@@ -258,6 +258,7 @@ class _Checker:
             None of them can be found: the index, or the stamp, is wrong.
         """
         store, layout = self._store, self._layout
+        file.read_ahead()
         count, first = layout.chunks_in(shard), shard * layout.shard_chunks
         index = store.indexes.read(file, store.facts.stamp(shard))  # anew: what was read before may be damaged since
         written = index.offsets != NO_CHUNK

@@ -97,6 +97,10 @@ class LocalFile:
             at += size
         return max(0, min(got - (offset - begin), n_bytes))
 
+    def read_ahead(self) -> None:
+        """Let the system fetch what comes next: the file is read from its first byte to its last."""
+        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
     def is_cached(self, offset: int) -> bool:
         """Whether the page at ``offset`` is in the page cache. True where the system cannot say."""
         try:
