@@ -241,11 +241,12 @@ def is_ours(encoded: bytes) -> bool:
 
 
 def is_group(encoded: bytes) -> bool:
-    """Whether metadata of ours are those of a group."""
+    """Whether metadata of ours are those of a group, damaged or not."""
     try:
-        return bool(json.loads(encoded)["node_type"] == "group")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+        document = json.loads(encoded)
+    except (ValueError, RecursionError):
+        return b'"group"' in encoded
+    return isinstance(document, dict) and (document.get("node_type") == "group" or "consolidated_metadata" in document)
 
 
 def _attributes_of_others(encoded: bytes) -> dict[str, Any]:
