@@ -135,14 +135,14 @@ def _write_shards(
 
 
 def shard_buffer(layout: Layout) -> NDArray[np.uint8]:
-    """Room for the rows of one shard, zeroed: no copy fills the padding between the fields of a record."""
-    return np.zeros(layout.shard_rows * layout.row_bytes, np.uint8)
+    """Room for the rows of one shard."""
+    return np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
 
 
 def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
-    """The first rows of a shard's buffer; what an earlier shard has left between fields is gone."""
+    """The first rows of a shard's buffer, to be filled."""
     if has_padding(layout.dtype):
-        buffer[:] = 0
+        buffer[:] = 0  # no copy fills what is between fields, and what lay in memory is not to be stored
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
 
