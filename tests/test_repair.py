@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import DAMAGES, FIRST, KINDS, LABELS, N_ROWS, ROWS, Target, damage_shard, flip, make_target
+from damaged import DAMAGES, FIRST, KINDS, LABELS, N_ROWS, ROWS, Target, damage_shard, flip, make_target
 
 import swath
 from swath.commit import locked

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import (
+from damaged import (
     APPENDED,
     CHUNK_ROWS,
     DAMAGES,

@@ -163,10 +163,10 @@ class LocalFolder:
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in _FULL:
-                needed = format_bytes(sum(map(len, buffers)))
+                n_bytes = sum(map(len, buffers))
                 raise DiskFullError(
                     error.errno,
-                    f"{self.path / key} needs {needed}, and there is no room for it ({error.strerror}). "
+                    f"{self.path / key} needs {format_bytes(n_bytes)} ({n_bytes} bytes), and there is no room for it ({error.strerror}). "
                     "What was written before is kept: make room and run the same call again.",
                 ) from error
             raise
