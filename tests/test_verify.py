@@ -1,6 +1,8 @@
 """Damage of every kind, through every call that reads: right rows or an error that names the place; and what verify says."""
 
+import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from damaged import (
     outcome,
     readings,
 )
+from oracle import assert_same
 
 import swath
 from swath.errors import MemoryLimitError, OptionError, SourceError, StoreChangedError, SwathError
@@ -142,6 +145,48 @@ def test_a_shard_that_is_not_as_it_was_written_is_an_error_that_names_it(
                 assert error is None
             else:
                 assert any(path in str(error) for path in named), (name, named)
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_read_without_checksums_believes_no_other_shard(tmp_path: Path, what: str) -> None:
+    """Neither by reads nor by a mapping; what is looked at is the head of each shard."""
+    target = make_target(tmp_path, "raw")
+    names = damage_shard(target, what, np.random.default_rng(7))
+    a = swath.open(target.array)
+    starts = np.resize(np.arange(N_ROWS), 1500)
+    errors = 0
+    for call in (
+        lambda: assert_same(a.gather([0], window=N_ROWS, verify="never")[0], ROWS),
+        lambda: assert_same(a.gather(starts, window=1, verify="never"), ROWS[starts][:, None]),
+    ):
+        error = outcome(call)
+        assert error is None or any(name in str(error) for name in names)
+        errors += error is not None
+    assert errors == (0 if what == "cut by a byte" else 2)  # that byte was of the last checksum
+
+
+@pytest.mark.parametrize("direct", ["always", "never"])
+def test_a_disk_that_cannot_read_is_an_error_that_names_the_file(
+    target: Target, monkeypatch: pytest.MonkeyPatch, direct: Any
+) -> None:
+    a = swath.open(target.array)
+    preadv, inode = os.preadv, target.shard(1).stat().st_ino
+
+    def fail(descriptor: int, *arguments: Any) -> int:
+        if os.fstat(descriptor).st_ino == inode:
+            raise OSError(code, os.strerror(code))
+        return preadv(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    code = errno.EIO
+    with pytest.raises(OSError, match=r"Input/output error: .*c\.1\.0"):
+        a.gather([40], direct=direct)
+    found = a.verify()
+    assert [damage.rows for damage in found.damages] == [(40, 80)]
+    assert "c.1.0 cannot be read (Input/output error)" in str(found)
+    code = errno.ENOMEM  # says nothing of the store
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        a.verify()
 
 
 def test_what_touches_nothing_that_matters_gives_right_rows(target: Target, sound: Path) -> None:

@@ -68,13 +68,20 @@ class LocalFile:
         """
         if self.direct is not None:
             return self._read_direct(self.direct, buffers, n_bytes, offset)
-        got = os.preadv(self.descriptor, buffers, offset)
+        got = self._preadv(buffers, offset)
         while got < n_bytes:  # a signal or the kernel's limit of 2 GiB ended the call early
-            more = os.preadv(self.descriptor, _after(buffers, got), offset + got)
+            more = self._preadv(_after(buffers, got), offset + got)
             if more == 0:
                 break
             got += more
         return got
+
+    def _preadv(self, buffers: list[Buffer], offset: int) -> int:
+        """One system call, whose error names the file."""
+        try:
+            return os.preadv(self.descriptor, buffers, offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def _read_direct(self, scratch: Scratch, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
         """Read the whole blocks that hold the bytes, and copy these: the disk cannot scatter by the byte."""
@@ -83,7 +90,7 @@ class LocalFile:
         blocks = scratch.take("blocks", end - begin)
         got = 0
         while got < end - begin:
-            more = os.preadv(self.descriptor, [blocks[got:]], begin + got)
+            more = self._preadv([blocks[got:]], begin + got)
             got += more
             if more % _PAGE or more == 0:  # the file ends here
                 break
