@@ -32,7 +32,7 @@ from damaged import (
 from oracle import assert_same
 
 import swath
-from swath.errors import MemoryLimitError, OptionError, SourceError, StoreChangedError, SwathError
+from swath.errors import FormatError, MemoryLimitError, OptionError, SourceError, StoreChangedError, SwathError
 from swath.layout import STAMP_BYTES
 
 HEAD_BYTES = INDEX_BYTES + STAMP_BYTES
@@ -203,6 +203,20 @@ def test_what_touches_nothing_that_matters_gives_right_rows(target: Target, soun
     _append_and_read(target)
     assert json.loads((target.root / "zarr.json").read_bytes())["attributes"]["note"] == "of another program: é"
     assert swath.open(target.array).verify()
+
+
+def test_an_append_that_was_interrupted_outlives_damaged_metadata(target: Target) -> None:
+    stage, metadata = target.root.with_name(".a.swath-append"), target.root / "zarr.json"
+    sound = metadata.read_bytes()
+    stage.mkdir()
+    (stage / "base.json").write_bytes(sound)
+    flip(metadata, 8 * 1000)
+    with pytest.raises(FormatError, match=str(metadata)):
+        _append_and_read(target)
+    assert (stage / "base.json").read_bytes() == sound
+    metadata.write_bytes(sound)
+    _append_and_read(target)
+    assert not stage.exists()
 
 
 # Verify

@@ -228,6 +228,16 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
         raise _not_ours(where, error) from None
 
 
+def check_metadata(encoded: bytes, path: Path) -> None:
+    """Refuse a ``zarr.json``, of a store or a group, that is not as swath wrote it.
+
+    Raises
+    ------
+    FormatError
+    """
+    _unseal(encoded, path / METADATA)
+
+
 def is_ours(encoded: bytes) -> bool:
     """Whether metadata were written by swath, and damaged since or not."""
     try:
