@@ -376,14 +376,26 @@ def test_rows_that_differ_from_the_source_are_found(target: Target) -> None:
     assert "row 13 differs from the source" in str(found)
 
 
-@pytest.mark.parametrize("dtype", [[("a", "i1"), ("b", "f8")], [("a", [("b", "i1"), ("c", "f8")], 2), ("d", "i2")]])
-def test_padding_between_fields_is_no_difference(tmp_path: Path, dtype: Any) -> None:
-    rows = np.frombuffer(np.random.default_rng(0).bytes(48_000), np.dtype(dtype, align=True), 900)
+@pytest.mark.parametrize(
+    ("dtype", "padding"),
+    [
+        ([("a", "i1"), ("b", "f8")], [*range(1, 8)]),
+        ([("a", [("b", "i1"), ("c", "f8")], 2), ("d", "i2")], [*range(1, 8), *range(17, 24), *range(34, 40)]),
+    ],
+)
+def test_padding_between_fields_is_no_difference(tmp_path: Path, dtype: Any, padding: list[int]) -> None:
+    rows = np.zeros(900, np.dtype(dtype, align=True))
     a = swath.ingest(rows, tmp_path / "a", chunk_rows=4, shard_rows=100)
-    assert a.verify(rows.copy())
-    (tmp_path / "a" / "c.3").unlink()
-    a.repair(rows.copy())
+    every_byte = rows.view(np.uint8).reshape(900, -1)
+    every_byte[:, padding] = 255
     assert a.verify(rows)
+    (tmp_path / "a" / "c.3").unlink()
+    a.repair(rows)
+    assert a.verify(rows)
+    for k in set(range(rows.itemsize)) - set(padding):
+        every_byte[7, k] += 1
+        assert [damage.rows for damage in a.verify(rows).damages] == [(7, 8)]
+        every_byte[7, k] -= 1
 
 
 def test_what_lies_between_fields_is_not_what_lay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

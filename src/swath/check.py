@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from swath.checksum import crc32c, sound_runs
 from swath.errors import DamagedStoreError, FormatError, MemoryLimitError, SourceError
 from swath.gather import gather_now
-from swath.layout import CRC_BYTES, Layout, has_padding
+from swath.layout import CRC_BYTES, Layout, field_bytes
 from swath.memory import Room, format_bytes
 from swath.metadata import METADATA, decode_metadata, shard_key
 from swath.shard import MEND, NO_CHUNK
@@ -166,21 +167,20 @@ def first_difference(store: Store, start: int, rows: NDArray[Any], limit: Room) 
     """
     layout = store.layout
     step = max(1, _COMPARED_BYTES // layout.chunk_bytes) * layout.chunk_rows
+    own = np.tile(field_bytes(layout.dtype), math.prod(layout.row_shape))
     for i in range(0, len(rows), step):
         some = rows[i : i + step]
         stored = gather_now(store, [start + i], len(some), None, None, limit, "always", "auto")[0]
-        different = np.flatnonzero((_as_bytes(stored) != _as_bytes(some)).any(axis=1))
+        differs = _as_bytes(stored) != _as_bytes(some)
+        if not own.all():
+            differs &= own
+        different = np.flatnonzero(differs.any(axis=1))
         if different.size:
             return start + i + int(different[0])
     return None
 
 
 def _as_bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of each row, but for padding, which no copy keeps."""
-    if has_padding(rows.dtype):
-        from numpy.lib.recfunctions import repack_fields
-
-        rows = repack_fields(rows, recurse=True)
     return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
 
 

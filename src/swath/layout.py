@@ -202,20 +202,22 @@ class Layout:
         return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.n_rows)
 
 
-def has_padding(dtype: np.dtype[Any]) -> bool:
-    """Whether there are bytes in a record that belong to no field.
+def field_bytes(dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Which bytes of a value belong to a field; those between fields are padding, which no copy keeps.
 
     Examples
     --------
-    >>> has_padding(np.dtype("u1, f8")), has_padding(np.dtype("u1, f8", align=True))
-    (False, True)
+    >>> field_bytes(np.dtype("u1, u2", align=True))
+    array([ True, False,  True,  True])
     """
     if dtype.subdtype is not None:
-        return has_padding(dtype.base)
+        return np.tile(field_bytes(dtype.base), math.prod(dtype.shape))
     if dtype.fields is None:
-        return False
-    fields = [field[0] for field in map(dtype.fields.__getitem__, dtype.names or ())]
-    return sum(field.itemsize for field in fields) < dtype.itemsize or any(map(has_padding, fields))
+        return np.ones(dtype.itemsize, np.bool_)
+    own = np.zeros(dtype.itemsize, np.bool_)
+    for field, offset, *_ in dtype.fields.values():
+        own[offset : offset + field.itemsize] |= field_bytes(field)
+    return own
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import DiskFullError, MemoryLimitError
-from swath.layout import Layout, has_padding
+from swath.layout import Layout, field_bytes
 from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
 from swath.shard import encode_shard
@@ -141,7 +141,7 @@ def shard_buffer(layout: Layout) -> NDArray[np.uint8]:
 
 def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
     """The first rows of a shard's buffer, to be filled."""
-    if has_padding(layout.dtype):
+    if not field_bytes(layout.dtype).all():
         buffer[:] = 0  # no copy fills what is between fields, and what lay in memory is not to be stored
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
