@@ -21,10 +21,16 @@ def pytest_report_header() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="many more kills, flips and sizes: hours, not minutes")
+    parser.addoption("--full", action="store_true", help="All tries of the proofs, instead of a few.")
 
 
 @pytest.fixture
 def trials(request: pytest.FixtureRequest) -> int:
     """By how much to multiply the trials of a test that has no end."""
     return 20 if request.config.getoption("--full") else 1
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether all tries of the proofs are made, instead of a few."""
+    return bool(request.config.getoption("--full"))

@@ -111,6 +111,17 @@ def test_a_run_is_a_process(tmp_path: Path) -> None:
     assert record["wanted"] == []
 
 
+def test_damage(tmp_path: Path) -> None:
+    record = _script(tmp_path, "damage", "--flips=12", "--files=3")
+    counts = {name: list(kinds.values()) for name, kinds in record["ways"].items()}
+    assert len(counts) == 10
+    for name, kinds in counts.items():
+        assert all(kind["tries"] == kind["error"] + kind["right"] + kind["silent"] for kind in kinds)
+        assert [kind["tries"] for kind in kinds] == ([12, 0, 3, 3, 3, 0] if "h5py" in name else [12, 12, 3, 3, 3, 3])
+        assert "swath" not in name or sum(kind["silent"] for kind in kinds) == 0
+    assert counts["zarr-python, uncompressed"][0]["silent"] == 12  # what nobody checks is seen to be wrong
+
+
 _PROBE = """
 import gather
 from swath.measure import Result

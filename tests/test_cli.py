@@ -90,6 +90,53 @@ def test_starts_come_from_a_file(tmp_path: Path, store: Path, rows: NDArray[np.f
         np.testing.assert_array_equal(np.load(out), np.stack([rows[s : s + 16] for s in starts]))
 
 
+def test_append_then_verify_and_repair(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
+    np.save(tmp_path / "1.npy", rows)
+    np.save(tmp_path / "2.npy", rows[:20])
+    appended = _run("append", tmp_path / "2.npy", tmp_path / "2.npy", store)
+    assert appended.returncode == 0, appended.stderr
+    assert "(1040, 30)" in appended.stdout
+    sources = (tmp_path / "1.npy", tmp_path / "2.npy", tmp_path / "2.npy")
+
+    sound = _run("verify", store)
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert re.fullmatch(rf"{store}: \d+ chunks in 1 shards, 243.75 KiB: all sound\n", sound.stdout)
+    (store / "c.0.0").write_bytes((store / "c.0.0").read_bytes()[:-9])
+    damaged = _run("verify", store)
+    assert (damaged.returncode, damaged.stderr) == (1, "")
+    assert re.search(r"damage in 1 files\n  .*c\.0\.0: chunk \d+ \(rows \d+ to 1039\) ends early", damaged.stdout)
+
+    repaired = _run("repair", store, *sources)
+    assert repaired.returncode == 0, repaired.stderr
+    assert "1 places mended" in repaired.stdout
+    assert "nothing to mend" in _run("repair", store, *sources).stdout
+    assert _run("verify", store, *(word for source in sources for word in ("--source", source))).returncode == 0
+    np.save(tmp_path / "2.npy", rows[:20] + 1)
+    other = _run("verify", store, *(word for source in sources for word in ("--source", source)))
+    assert other.returncode == 1
+    assert "row 1000 differs from the source" in other.stdout
+
+
+def test_a_group_is_shown_verified_and_repaired(tmp_path: Path, rows: NDArray[np.float64]) -> None:
+    group, labels = tmp_path / "g.zarr", np.arange(len(rows))
+    swath.ingest_group({"X": rows, "y": labels}, group)
+    np.save(tmp_path / "y.npy", labels)
+    info = json.loads(_run("info", group, "--json").stdout)
+    assert info["url"] == str(group)
+    assert {name: array["shape"] for name, array in info["arrays"].items()} == {"X": [1000, 30], "y": [1000]}
+    assert re.search(r"X:\nurl .*g\.zarr/X\n(.*\n)*y:\nurl .*g\.zarr/y\n", _run("info", group).stdout)
+    assert _run("verify", group, "--source", f"y={tmp_path}/y.npy").returncode == 0
+    (group / "y" / "c.0").unlink()
+    damaged = _run("verify", group)
+    assert damaged.returncode == 1
+    assert re.search(r"g\.zarr/X: .* all sound\n.*g\.zarr/y: .* damage in 1 files", damaged.stdout)
+    wrong = _run("repair", group, tmp_path / "y.npy")
+    assert wrong.returncode == 2
+    assert "Give NAME=SOURCE" in wrong.stderr
+    assert _run("repair", group, f"y={tmp_path}/y.npy").returncode == 0
+    assert _run("verify", group).returncode == 0
+
+
 def test_bench_prints_a_table(store: Path) -> None:
     done = _run("bench", store, "--windows", 50)
     assert done.returncode == 0, done.stderr
@@ -126,6 +173,11 @@ def test_a_file_in_place_is_shown_planned_and_measured(tmp_path: Path) -> None:
         pytest.param(["ingest", "{npy}", "b.zarr", "--rows", "5"], "--rows is '5'", id="rows"),
         pytest.param(["ingest", "{npy}", "b.zarr", "--rows", "5:5"], "takes none of the 5 rows", id="no-rows"),
         pytest.param(["ingest", "*.nothing", "b.zarr"], "No file fits .*nothing", id="pattern"),
+        pytest.param(["append", "{npy}", "{store}"], "rows of shape .5,. .* Give rows that are alike", id="append"),
+        pytest.param(["append", "{npy}", "{npy}"], "cannot append to it", id="append-to-a-file"),
+        pytest.param(["verify", "nothing"], "There is no store at", id="verify"),
+        pytest.param(["verify", "{store}", "--source", "{npy}"], r"shape .5, 5.", id="verify-other-source"),
+        pytest.param(["repair", "{store}", "{npy}"], r"shape .5, 5.", id="repair"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_nothing(tmp_path: Path, store: Path, words: list[str], message: str) -> None:
@@ -140,7 +192,7 @@ def test_an_error_is_one_line_and_leaves_nothing(tmp_path: Path, store: Path, wo
 
 def test_every_subcommand_has_help() -> None:
     listed = _run("--help").stdout
-    for name in ("demo", "ingest", "info", "plan", "gather", "export", "bench"):
+    for name in ("demo", "ingest", "info", "append", "verify", "repair", "plan", "gather", "export", "bench"):
         assert name in listed
         assert _run(name, "--help").stdout.strip()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import swath
 from swath.array import RowArray
-from swath.errors import OptionError, StartsError, SwathError
+from swath.errors import OptionError, StartsError, StoreError, SwathError
 from swath.gather import Verify
 from swath.layout import CodecName
 from swath.measure import Job, measure, random_starts
@@ -128,13 +129,80 @@ def ingest(
 def info(url: str, as_json: bool) -> None:
     """Say what an array holds, and how.
 
-    A store, or any array that swath opens in place.
+    A store, a group of them, or any array that swath opens in place.
     """
-    a = swath.open(url)
+    arrays = _arrays(url)
     if as_json:
-        click.echo(json.dumps(_info(a)))
-    else:
+        infos = {name: _info(a) for name, a in arrays.items()}
+        click.echo(json.dumps(infos.get("", {"url": url, "arrays": infos})))
+        return
+    for name, a in arrays.items():
+        if name:
+            click.echo(f"{name}:")
         _print_info(a)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("store")
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for another writer.")
+@_memory_limit
+def append(sources: tuple[str, ...], store: str, timeout: float, memory_limit: str | None) -> None:
+    """Write SOURCE behind the last row of STORE.
+
+    All of it becomes visible at one instant; interrupted and called again, it carries on.
+
+    \b
+    swath append day-2.npy day-3.npy all.zarr
+    """
+    _print_info(swath.open(store).append(list(sources), timeout=timeout, memory_limit=memory_limit))
+
+
+@cli.command()
+@click.argument("store")
+@click.option(
+    "--source", "sources", multiple=True, metavar="[NAME=]SOURCE", help="What it was made of, to be compared."
+)
+@_memory_limit
+def verify(store: str, sources: tuple[str, ...], memory_limit: str | None) -> None:
+    """Check every byte of STORE, a store or a group.
+
+    Exit code 0 if all is sound, 1 if something is damaged. The sources are all that was ingested and appended, in order; of
+    an array of a group NAME=SOURCE.
+
+    \b
+    swath verify all.zarr
+    swath verify all.zarr --source day-1.npy --source day-2.npy
+    """
+    arrays = _arrays(store)
+    given = _by_name(sources, arrays)
+    found = [a.verify(given.get(name), memory_limit=memory_limit) for name, a in arrays.items()]
+    for each in found:
+        click.echo(str(each))
+    sys.exit(0 if all(found) else 1)
+
+
+@cli.command()
+@click.argument("store")
+@click.argument("sources", nargs=-1, required=True, metavar="[NAME=]SOURCE...")
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for another writer.")
+@_memory_limit
+def repair(store: str, sources: tuple[str, ...], timeout: float, memory_limit: str | None) -> None:
+    """Write what is damaged in STORE again.
+
+    The sources are all that was ingested and appended, in order; of an array of a group NAME=SOURCE.
+
+    \b
+    swath repair all.zarr day-1.npy day-2.npy
+    swath repair group.zarr X=x.npy y=y.npy
+    """
+    arrays = _arrays(store)
+    for name, source in _by_name(sources, arrays).items():
+        a = arrays[name]
+        mended = a.repair(source, timeout=timeout, memory_limit=memory_limit)
+        click.echo(f"{a.url}: " + (f"{len(mended)} places mended" if mended else "nothing to mend"))
+        for damage in mended:
+            click.echo(f"  {damage.what}")
 
 
 @cli.command()
@@ -255,6 +323,27 @@ def bench(url: str, windows: int, seed: int, window: int | None, memory_limit: s
         rates = (f"{result.gigabytes_a_second:.2f}" for result in (cold, warm))
         table.add_row(way, f"{n:,}", *rates, format_bytes(max(cold.peak_bytes, warm.peak_bytes)))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _arrays(url: str) -> Mapping[str, RowArray]:
+    """The arrays of a group by name, or the one array that there is, without a name."""
+    try:
+        return swath.open_group(url)
+    except StoreError:
+        return {"": swath.open(url)}
+
+
+def _by_name(sources: tuple[str, ...], arrays: Mapping[str, RowArray]) -> dict[str, list[str]]:
+    """Sources of each array."""
+    if "" in arrays:
+        return {"": list(sources)} if sources else {}
+    named: dict[str, list[str]] = {}
+    for word in sources:
+        name, separator, source = word.partition("=")
+        if not separator or name not in arrays:
+            raise click.UsageError(f"{word!r} is for none of the arrays {', '.join(arrays)}. Give NAME=SOURCE.")
+        named.setdefault(name, []).append(source)
+    return named
 
 
 def _info(a: RowArray) -> dict[str, Any]:

@@ -91,5 +91,5 @@ def _write(shard: int, encoded: bytes, folder: str) -> int:
     dask = sys.modules["dask"]
     with dask.config.set(scheduler="synchronous"):  # a dask array is computed here, and not by more tasks
         part.source.read_into(start - part.first_row, rows)
-    put_shard(LocalFolder(Path(folder)), part.facts, shard, buffer, part.copied_in(shard))
+    put_shard(LocalFolder(Path(folder)), part.facts, shard, buffer)
     return shard

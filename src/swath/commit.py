@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swath.errors import OptionError, StoreBusyError, StoreExistsError
-from swath.metadata import METADATA
+from swath.metadata import METADATA, check_metadata
 from swath.storage import LocalFolder
 from swath.storage.local import sync_folder
 
@@ -159,7 +159,13 @@ def appending(path: Path, files: Files) -> Iterator[Build]:
 
 
 def settle(path: Path) -> bool:
-    """Complete an append that was killed after all of it was written; whether there was one. Only under the lock."""
+    """Complete an append that was killed after all of it was written; whether there was one. Only under the lock.
+
+    Raises
+    ------
+    FormatError
+        The metadata of the store are damaged, so that nobody can say whether what was to be appended belongs to it.
+    """
     stage = stage_of(path)
     if not path.is_dir():
         return False
@@ -172,6 +178,7 @@ def settle(path: Path) -> bool:
         _complete(path)
         return True
     if not _holds(stage / _BASE, committed):
+        check_metadata(committed, path)
         shutil.rmtree(stage)  # it was to be appended to what was here before
     return False
 

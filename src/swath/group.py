@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray
-from swath.errors import FormatError, OptionError
+from swath.errors import FormatError, OptionError, SourceError
 from swath.layout import CodecName
 from swath.sources.converted import Casting
 from swath.store import open_members
@@ -127,15 +127,38 @@ class RowGroup(Mapping[str, RowArray]):
         return self
 
     def verify(self, sources: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Verification]:
-        """Check each array, beside its source if there is one; ``options`` are those of `RowArray.verify`."""
-        return {
-            name: array.verify(None if sources is None else sources[name], **options)
-            for name, array in self._arrays.items()
-        }
+        """Check each array, beside its source if there is one; ``options`` are those of `RowArray.verify`.
+
+        Raises
+        ------
+        SourceError
+            There is no array of one of the names, or as in `RowArray.verify`.
+        """
+        given = {} if sources is None else self._known(sources)
+        return {name: array.verify(given.get(name), **options) for name, array in self._arrays.items()}
 
     def repair(self, sources: Mapping[str, Any], **options: Any) -> dict[str, tuple[Damage, ...]]:
-        """Mend each array from its source; ``options`` are those of `RowArray.repair`."""
-        return {name: self._arrays[name].repair(source, **options) for name, source in sources.items()}
+        """Mend the arrays for which there are sources; ``options`` are those of `RowArray.repair`.
+
+        Raises
+        ------
+        SourceError
+            There is no array of one of the names, or as in `RowArray.repair`.
+        """
+        return {name: self._arrays[name].repair(source, **options) for name, source in self._known(sources).items()}
+
+    def _known(self, sources: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Sources by name of an array.
+
+        Raises
+        ------
+        SourceError
+        """
+        if not isinstance(sources, Mapping) or not sources.keys() <= self._arrays.keys():
+            raise SourceError(
+                f"The sources are {sorted(sources)}, but the arrays of {self.url} are {sorted(self)}. Give them by name."
+            )
+        return sources
 
 
 def open_group(url: str | os.PathLike[str]) -> RowGroup:

@@ -41,14 +41,13 @@ from swath.metadata import (
     is_group,
 )
 from swath.sample import sample_codecs
-from swath.shard import copied_chunks
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.converted import Casting, check_casting
 from swath.sources.groups import group_members
 from swath.sources.memory import ArraySource
 from swath.sources.sliced import take_rows
-from swath.store import Store, open_members, open_store
+from swath.store import Store, group_above, open_members, open_store
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
 from swath.writing import Part, Writer, on_threads, write_parts
@@ -166,13 +165,13 @@ def _append_sources(
 ) -> None:
     parts = []
     for name, source in sources.items():
-        tail, first_row, copied = _tail(stores[name], limit)
+        tail, first_row = _tail(stores[name], limit)
         limit = replace(limit, n_bytes=limit.n_bytes - tail.nbytes)
         facts = _longer(stores[name].facts, source)
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
-        parts.append(Part(name, facts, joined, first_row, copied))
+        parts.append(Part(name, facts, joined, first_row))
     parts, writers = _writers(parts, options, limit)
-    with appending(path, _files(parts)) as build:
+    with appending(path, _files(parts, stores)) as build:
         write_parts(build.folder, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
@@ -198,20 +197,24 @@ def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) ->
     """Write as it comes: nobody can read the blocks again, so that a run that was interrupted begins anew."""
     first = ArraySource(blocks.first, blocks.dtype)
     facts = _new_facts(first, options, limit, None)
-    facts = replace(facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),))
+    facts = replace(
+        facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
+    )
     with building(path, {}, overwrite=options.overwrite, resume=False) as build:
         facts = write_blocks(build.folder, facts, 0, blocks)
-        build.files = {METADATA: encode_metadata(facts)}
+        build.files = {METADATA: encode_metadata(replace(facts, sources=(blocks.describe_given(),)))}
 
 
 def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
     """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
-    tail, first_row, copied = _tail(store, limit)
+    tail, first_row = _tail(store, limit)
+    facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
     with appending(path, {}) as build:
-        facts = write_blocks(build.folder, store.facts, first_row, itertools.chain([tail], blocks), copied)
+        facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
         described = blocks.describe_given()
         if described != done:
-            build.files = {METADATA: encode_metadata(replace(facts, sources=(*facts.sources, described)))}
+            facts = replace(facts, sources=(*facts.sources[:-1], described))
+            build.files = {METADATA: encode_metadata(facts, store.encoded)}
 
 
 def _open(source: Any, options: Options, limit: Room) -> Source | Blocks:
@@ -286,12 +289,10 @@ def _check_alone(path: Path) -> None:
     ------
     OptionError
     """
-    with contextlib.suppress(OSError, FormatError):
-        encoded = (path.parent / METADATA).read_bytes()
-        if is_group(encoded) and path.name in decode_group(encoded, path.parent):
-            raise OptionError(
-                f"{path} is an array of the group {path.parent}, whose arrays have as many rows each. Write to the group."
-            )
+    if group_above(path):
+        raise OptionError(
+            f"{path} is an array of the group {path.parent}, whose arrays have as many rows each. Write to the group."
+        )
 
 
 def _check_unchanged(sources: Mapping[str, Source], parts: Sequence[Part]) -> None:
@@ -304,12 +305,16 @@ def _check_unchanged(sources: Mapping[str, Source], parts: Sequence[Part]) -> No
             )
 
 
-def _files(parts: Sequence[Part]) -> dict[str, bytes]:
-    """The metadata of a store by itself, or of a group and its arrays."""
-    members = {part.name: encode_metadata(part.facts) for part in parts}
+def _files(parts: Sequence[Part], stores: Mapping[str, Store] | None = None) -> dict[str, bytes]:
+    """The metadata of a store by itself, or of a group and its arrays; ``stores`` are what they were before."""
+    before = {} if stores is None else {name: store.own_metadata() for name, store in stores.items()}
+    members = {part.name: encode_metadata(part.facts, before.get(part.name, b"")) for part in parts}
     if "" in members:
         return {METADATA: members[""]}
-    return {METADATA: encode_group(members)} | {f"{name}/{METADATA}": encoded for name, encoded in members.items()}
+    group = b"" if stores is None else next(iter(stores.values())).encoded
+    return {METADATA: encode_group(members, group)} | {
+        f"{name}/{METADATA}": encoded for name, encoded in members.items()
+    }
 
 
 def _pending_facts(path: Path) -> dict[str, Facts]:
@@ -335,7 +340,7 @@ def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | N
         codec=codec,
         most_shard_bytes=max(1, (limit.n_bytes - source.read_bytes) // _SHARDS_IN_LIMIT),
     )
-    return Facts(layout, window, source.segments, (described,), reason)
+    return Facts(layout, window, source.segments, (described,), source.shape[:1], reason)
 
 
 def _longer(facts: Facts, source: Source) -> Facts:
@@ -345,20 +350,18 @@ def _longer(facts: Facts, source: Source) -> Facts:
         layout=replace(facts.layout, n_rows=facts.layout.n_rows + source.shape[0]),
         segments=(*facts.segments, *source.segments),
         sources=(*facts.sources, source.describe()),
+        lengths=(*facts.lengths, source.shape[0]),
     )
 
 
-def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int, frozenset[int]]:
-    """The rows of the last shard, if it is not full, the first row of the shard that comes next, and its copied chunks."""
+def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int]:
+    """The rows of the last shard, if it is not full, and the first row of the shard that comes next."""
     layout = store.layout
     first = layout.n_rows - layout.n_rows % layout.shard_rows
     n_rows = layout.n_rows - first
     if not n_rows:
-        return np.empty((0, *layout.row_shape), layout.dtype), first, frozenset()
-    tail = gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0]
-    shard = first // layout.shard_rows
-    with store.open_shard(shard) as file:
-        return tail, first, copied_chunks(store.indexes.get(file, store.facts.stamp(shard)), layout)
+        return np.empty((0, *layout.row_shape), layout.dtype), first
+    return gather_now(store, [first], n_rows, None, None, limit, "always", "auto")[0], first
 
 
 def _choose_codec(

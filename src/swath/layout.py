@@ -202,6 +202,24 @@ class Layout:
         return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.n_rows)
 
 
+def field_bytes(dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Which bytes of a value belong to a field; those between fields are padding, which no copy keeps.
+
+    Examples
+    --------
+    >>> field_bytes(np.dtype("u1, u2", align=True))
+    array([ True, False,  True,  True])
+    """
+    if dtype.subdtype is not None:
+        return np.tile(field_bytes(dtype.base), math.prod(dtype.shape))
+    if dtype.fields is None:
+        return np.ones(dtype.itemsize, np.bool_)
+    own = np.zeros(dtype.itemsize, np.bool_)
+    for field, offset, *_ in dtype.fields.values():
+        own[offset : offset + field.itemsize] |= field_bytes(field)
+    return own
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What compressing some rows with one codec showed."""

@@ -8,8 +8,10 @@ metadata of arrays, so that it reads them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import warnings
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,32 +40,57 @@ class Facts:
     """Rows of each segment, in order; their sum is ``layout.n_rows``."""
     sources: tuple[Mapping[str, Any], ...]
     """What the store was ingested from, and what was appended, in order: JSON values."""
+    lengths: tuple[int, ...]
+    """Rows of each source; of one that is still written, nobody knows yet."""
     reason: str = "as asked"
     """Why the codec is what it is."""
 
     @cached_property
-    def identity(self) -> bytes:
-        """What appending leaves as it is: of two stores with the same, one is the other, longer."""
+    def history(self) -> tuple[bytes, ...]:
+        """What the store was, after its first source and after each that was appended: a hash of the layout and of these.
+
+        Copies of one store to which different rows were appended share the beginning, and no more.
+        """
         layout = self.layout
-        own = [
+        before: Any = [
             layout.row_shape,
             describe_dtype(layout.dtype),
             layout.chunk_rows,
             layout.shard_rows,
             layout.codec,
-            self.sources[0],
         ]
-        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()[:IDENTITY_BYTES]
+        digests = []
+        for source, begin in zip(self.sources, self._begins):
+            # What blocks that come one after another have been is known only at their end, when their shards have been written.
+            known = {name: value for name, value in source.items() if name != "given"}
+            own = json.dumps([before, known, begin], sort_keys=True).encode()
+            digests.append(hashlib.sha256(own).digest())
+            before = digests[-1].hex()
+        return tuple(digests)
+
+    @cached_property
+    def _begins(self) -> tuple[int, ...]:
+        """First row of each source."""
+        return tuple(itertools.islice(itertools.accumulate(self.lengths, initial=0), len(self.sources)))
 
     def stamp(self, shard: int) -> Stamp:
         """What the head of a shard says, if it is this one."""
         start, stop = self.layout.rows_of(shard)
-        return Stamp(shard, stop - start, self.identity)
+        begun = self.history[bisect_right(self._begins, start) - 1]
+        filled = self.history[bisect_left(self._begins, stop) - 1]
+        return Stamp(shard, stop - start, begun[:IDENTITY_BYTES], filled[:IDENTITY_BYTES])
+
+    def copied_chunks(self, shard: int) -> frozenset[int]:
+        """Chunks of a shard, by number within it, that rows were appended to: not compressed (see `swath.shard`)."""
+        layout = self.layout
+        start, stop = layout.rows_of(shard)
+        begun = self._begins[bisect_right(self._begins, start) : bisect_left(self._begins, stop)]
+        return frozenset((row - start) // layout.chunk_rows for row in begun if row % layout.chunk_rows)
 
     def is_continued_by(self, other: Facts) -> bool:
         """Whether another version of the metadata only appends to this one."""
-        n = len(self.segments)
-        return other.identity == self.identity and other.segments[:n] == self.segments
+        n = len(self.sources)
+        return (other.history[:n], other.lengths[:n]) == (self.history, self.lengths)
 
 
 def shard_key(layout: Layout, shard: int) -> str:
@@ -90,8 +117,10 @@ def check_name(name: object) -> None:
         )
 
 
-def encode_metadata(facts: Facts) -> bytes:
+def encode_metadata(facts: Facts, before: bytes = b"") -> bytes:
     """The bytes of the ``zarr.json`` of a store, with a checksum over all that swath relies on.
+
+    It keeps the attributes that others have added to what it replaces, ``before``.
 
     Raises
     ------
@@ -117,6 +146,7 @@ def encode_metadata(facts: Facts) -> bytes:
         "window": facts.window,
         "segments": facts.segments,
         "sources": facts.sources,
+        "lengths": facts.lengths,
     }
     files: dict[str, Any] = {}
     try:
@@ -144,11 +174,12 @@ def encode_metadata(facts: Facts) -> bytes:
     own = document["attributes"]["swath"]
     if parse_description(own["dtype"]) != layout.dtype:
         raise LayoutError(f"The dtype {layout.dtype} has no description that numpy reads back. Choose another dtype.")
+    document["attributes"] |= _attributes_of_others(before)
     return _seal(document)
 
 
-def encode_group(members: Mapping[str, bytes]) -> bytes:
-    """The bytes of the ``zarr.json`` of a group, from those of its arrays.
+def encode_group(members: Mapping[str, bytes], before: bytes = b"") -> bytes:
+    """The bytes of the ``zarr.json`` of a group, from those of its arrays; ``before`` is as in `encode_metadata`.
 
     It holds the metadata of all arrays (consolidated, as zarr-python calls it), so that one file commits them together.
     """
@@ -158,7 +189,7 @@ def encode_group(members: Mapping[str, bytes]) -> bytes:
         {
             "zarr_format": 3,
             "node_type": "group",
-            "attributes": {"swath": own},
+            "attributes": {"swath": own} | _attributes_of_others(before),
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inline},
         }
     )
@@ -201,31 +232,49 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
         inner = document["codecs"][0]["configuration"]["chunk_shape"]
         shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
         layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec)
-        return Facts(layout, own["window"], tuple(own["segments"]), tuple(own["sources"]), own["reason"])
+        sources, lengths = tuple(own["sources"]), tuple(own["lengths"])
+        return Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"])
     except FormatError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise _not_ours(where, error) from None
 
 
+def check_metadata(encoded: bytes, path: Path) -> None:
+    """Refuse a ``zarr.json``, of a store or a group, that is not as swath wrote it.
+
+    Raises
+    ------
+    FormatError
+    """
+    _unseal(encoded, path / METADATA)
+
+
 def is_ours(encoded: bytes) -> bool:
     """Whether metadata were written by swath, and damaged since or not."""
     try:
-        own = json.loads(encoded)["attributes"]["swath"]
-    except (KeyError, TypeError):
-        return False
+        document = json.loads(encoded)
     except (ValueError, RecursionError):
         return b'"swath"' in encoded
-    # Anybody may have an attribute of this name; ours has these.
-    return isinstance(own, dict) and {"format", "crc32c"} & own.keys() != set()
+    # Anybody may have an attribute of this name; ours has these. And one wrong bit may have changed the name.
+    dicts = [value for value in document.values() if isinstance(value, dict)] if isinstance(document, dict) else []
+    named = [(name, own.keys()) for each in dicts for name, own in each.items() if isinstance(own, dict)]
+    return any(len({"format", "crc32c"} & keys) >= (1 if name == "swath" else 2) for name, keys in named)
 
 
 def is_group(encoded: bytes) -> bool:
-    """Whether metadata of ours are those of a group."""
+    """Whether metadata of ours are those of a group, damaged or not."""
     try:
-        return bool(json.loads(encoded)["node_type"] == "group")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+        document = json.loads(encoded)
+    except (ValueError, RecursionError):
+        return b'"group"' in encoded
+    return isinstance(document, dict) and (document.get("node_type") == "group" or "consolidated_metadata" in document)
+
+
+def _attributes_of_others(encoded: bytes) -> dict[str, Any]:
+    return (
+        {name: value for name, value in json.loads(encoded)["attributes"].items() if name != "swath"} if encoded else {}
+    )
 
 
 def _seal(document: dict[str, Any]) -> bytes:

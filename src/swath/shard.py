@@ -40,10 +40,8 @@ NO_CHUNK = np.uint64(2**64 - 1)
 """The offset of a chunk that was never written."""
 
 
-IDENTITY_BYTES = 8
-# What blosc puts before bytes that it only copies.
-_FRAME_BYTES = 16
-_STAMP = struct.Struct(f"<II{IDENTITY_BYTES}s")
+IDENTITY_BYTES = 4
+_STAMP = struct.Struct(f"<II{IDENTITY_BYTES}s{IDENTITY_BYTES}s")
 assert _STAMP.size + CRC_BYTES == STAMP_BYTES
 
 
@@ -54,12 +52,14 @@ class Stamp:
     shard: int
     rows: int
     """That it has."""
-    identity: bytes
-    """Of the store."""
+    begun: bytes
+    """Of the store as it was when its first row was written: appending leaves it as it is."""
+    filled: bytes
+    """Of the store as it was when its last row was written."""
 
     def encode(self) -> bytes:
         """With its checksum."""
-        body = _STAMP.pack(self.shard, self.rows, self.identity)
+        body = _STAMP.pack(self.shard, self.rows, self.begun, self.filled)
         return body + crc32c(body).to_bytes(CRC_BYTES, "little")
 
 
@@ -87,13 +87,6 @@ def encode_shard(
     encoded_index = memoryview(index.tobytes())
     head = crc32c(encoded_index).to_bytes(CRC_BYTES, "little") + stamp.encode()
     return [encoded_index, memoryview(head), *buffers]
-
-
-def copied_chunks(index: ShardIndex, layout: Layout) -> frozenset[int]:
-    """The chunks of a shard that are framed by the codec, and not compressed."""
-    if layout.codec == "raw":
-        return frozenset()
-    return frozenset(np.flatnonzero(index.lengths == layout.chunk_bytes + _FRAME_BYTES + CRC_BYTES).tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,13 +132,14 @@ class IndexCache:
         """
         index = self._indexes.get(key := (file.version, stamp and stamp.shard))
         if index is None:
-            index = self._read(file, stamp)
+            index = self.read(file, stamp)
             while len(self._indexes) >= self._most:
                 self._indexes.pop(next(iter(tuple(self._indexes)), key), None)
             self._indexes[key] = index
         return index
 
-    def _read(self, file: LocalFile, stamp: Stamp | None) -> ShardIndex:
+    def read(self, file: LocalFile, stamp: Stamp | None = None) -> ShardIndex:
+        """The index of an open shard, from the disk; otherwise as `get`."""
         head_bytes = self._n_bytes + (0 if stamp is None else STAMP_BYTES)
         encoded = bytearray(head_bytes)
         offset = 0 if self._location == "start" else max(0, file.size - self._n_bytes)
@@ -168,7 +162,10 @@ class IndexCache:
 
 
 def _check_stamp(file: LocalFile, encoded: bytes, wanted: Stamp) -> None:
-    """Refuse a shard that is not the one whose name it has. It may have more rows: those that were appended since."""
+    """Refuse a shard that is not the one whose name it has. It may have more rows: those that were appended since.
+
+    Of these a reader that knows nothing yet cannot tell whence they come, but the rows before them are the same.
+    """
 
     def damaged(what: str) -> NoReturn:
         raise DamagedStoreError(f"{file.path} {what}. {MEND}")
@@ -176,8 +173,8 @@ def _check_stamp(file: LocalFile, encoded: bytes, wanted: Stamp) -> None:
     body, crc = encoded[:-CRC_BYTES], encoded[-CRC_BYTES:]
     if crc32c(body) != int.from_bytes(crc, "little"):
         damaged("has no sound stamp: it is damaged, or was written by another program")
-    shard, rows, identity = _STAMP.unpack(body)
-    if identity != wanted.identity:
+    shard, rows, begun, filled = _STAMP.unpack(body)
+    if begun != wanted.begun or (rows == wanted.rows and filled != wanted.filled):
         damaged("is a shard of another store")
     if shard != wanted.shard:
         damaged(f"is shard {shard} of this store, and stands in the place of shard {wanted.shard}")

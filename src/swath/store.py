@@ -88,8 +88,17 @@ class Store:
             if now == self.encoded or self.facts.is_continued_by(_facts(home, now, self.member)):
                 return
         raise StoreChangedError(
-            f"The store at {self.folder.path} was replaced or removed since it was opened. Open it again."
+            f"The store at {self.folder.path} was replaced or removed since it was opened, or its {home / METADATA} is "
+            "damaged. Open it again."
         )
+
+    def own_metadata(self) -> bytes:
+        """The ``zarr.json`` beside the shards, which for an array of a group is for other programs; empty if unreadable."""
+        with contextlib.suppress(OSError, FormatError):
+            encoded = (self.folder.path / METADATA).read_bytes()
+            decode_metadata(encoded, self.folder.path)
+            return encoded
+        return b""
 
     def reopened(self) -> Store:
         """The store as it is now."""
@@ -189,7 +198,24 @@ def open_store(url: str | os.PathLike[str], window: int | None = None) -> Store:
         raise FormatError(
             f"{path} is a group of arrays ({names}). Open it with swath.open_group, or one of its arrays."
         )
+    if group_above(path):
+        return _make_store(LocalFolder(path), (path.parent / METADATA).read_bytes(), path.name, window)
     return _make_store(LocalFolder(path), encoded, "", window)
+
+
+def group_above(path: Path) -> bool:
+    """Whether a folder is that of an array of a group, whose ``zarr.json`` says how long it is.
+
+    Raises
+    ------
+    FormatError
+        It is that of a group, but damaged.
+    """
+    try:
+        encoded = (path.parent / METADATA).read_bytes()
+    except OSError:
+        return False
+    return is_ours(encoded) and is_group(encoded) and path.name in decode_group(encoded, path.parent)
 
 
 def open_members(url: str | os.PathLike[str]) -> dict[str, Store]:
@@ -201,7 +227,7 @@ def open_members(url: str | os.PathLike[str]) -> dict[str, Store]:
     """
     path, encoded = read_metadata(url)
     if not is_group(encoded):
-        raise FormatError(f"{path} is no group of arrays that swath wrote. Open it with swath.open.")
+        raise FormatError(f"{path / METADATA} is not that of a group that swath wrote. Open {path} with swath.open.")
     return {name: _make_store(LocalFolder(path / name), encoded, name, None) for name in decode_group(encoded, path)}
 
 

@@ -6,7 +6,7 @@ A shard is written when it is full, the last one when the blocks end; the length
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,7 +59,7 @@ class Blocks:
 
     def describe_given(self) -> dict[str, Any]:
         """What has been given, whatever the blocks it came in."""
-        return {"kind": "blocks", "dtype": self.dtype.str, "rows": self.n_rows, "crc32c": self.crc}
+        return {**self.describe(), "given": {"rows": self.n_rows, "crc32c": self.crc}}
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         for k, block in enumerate(itertools.chain([self.first], self.rest)):
@@ -80,13 +80,8 @@ def _bytes(rows: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
     return memoryview(np.ascontiguousarray(rows, dtype).reshape(-1).view(np.uint8))
 
 
-def write_blocks(
-    folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]], copied: Collection[int] = ()
-) -> Facts:
-    """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now.
-
-    Chunks ``copied`` of the first shard are not compressed.
-    """
+def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]]) -> Facts:
+    """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now."""
     layout = facts.layout
     buffer = shard_buffer(layout)
     rows = rows_in(buffer, layout, layout.shard_rows)
@@ -95,7 +90,7 @@ def write_blocks(
     def put() -> None:
         n_rows = shard * layout.shard_rows + filled
         longer = replace(facts, layout=replace(layout, n_rows=n_rows))
-        put_shard(folder, longer, shard, buffer, copied if shard == first_row // layout.shard_rows else ())
+        put_shard(folder, longer, shard, buffer)
 
     n_rows = first_row
     for block in blocks:
@@ -110,4 +105,9 @@ def write_blocks(
     if filled:
         put()
     before = facts.layout.n_rows
-    return replace(facts, layout=replace(layout, n_rows=n_rows), segments=(*facts.segments, n_rows - before))
+    return replace(
+        facts,
+        layout=replace(layout, n_rows=n_rows),
+        segments=(*facts.segments, n_rows - before),
+        lengths=(*facts.lengths, n_rows - before),
+    )

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import DiskFullError, MemoryLimitError
-from swath.layout import Layout
+from swath.layout import Layout, field_bytes
 from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
 from swath.progress import progress_bar
@@ -44,12 +44,6 @@ class Part:
     source: Source
     first_row: int
     """Of the array, which is row 0 of the source; a shard begins with it."""
-    copied: Collection[int] = ()
-    """Chunks of the first shard that are not to be compressed, since they were not before."""
-
-    def copied_in(self, shard: int) -> Collection[int]:
-        """Chunks of a shard that are not to be compressed, though they are full."""
-        return self.copied if shard == self.shards.start else ()
 
     @property
     def shards(self) -> range:
@@ -135,7 +129,7 @@ def _write_shards(
                     return
                 start, stop = layout.rows_of(shard)
                 read(start - part.first_row, rows_in(buffer, layout, stop - start))
-            put_shard(folder, part.facts, shard, buffer, part.copied_in(shard))
+            put_shard(folder, part.facts, shard, buffer)
             advance((stop - start) * layout.row_bytes)
 
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
@@ -155,19 +149,20 @@ def shard_buffer(layout: Layout) -> NDArray[np.uint8]:
 
 
 def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
-    """The first rows of a shard's buffer."""
+    """The first rows of a shard's buffer, to be filled."""
+    if not field_bytes(layout.dtype).all():
+        buffer[:] = 0  # no copy fills what is between fields, and what lay in memory is not to be stored
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
 
-def put_shard(
-    folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8], copied: Collection[int] = ()
-) -> None:
-    """Write one shard, whose rows are in ``buffer``; chunks ``copied`` are not compressed."""
+def put_shard(folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8]) -> None:
+    """Write one shard, whose rows are in ``buffer``."""
     layout = facts.layout
     start, stop = layout.rows_of(shard)
     chunks = layout.chunks_in(shard)
     buffer[(stop - start) * layout.row_bytes : chunks * layout.chunk_bytes] = 0  # pads the last chunk
-    folder.put(shard_key(layout, shard), encode_shard(layout, buffer, chunks, facts.stamp(shard), copied))
+    encoded = encode_shard(layout, buffer, chunks, facts.stamp(shard), facts.copied_chunks(shard))
+    folder.put(shard_key(layout, shard), encoded)
 
 
 def _workers(part: Part, limit: Room) -> int:

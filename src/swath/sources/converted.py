@@ -142,7 +142,7 @@ def convert(source: Source, dtype: np.dtype[Any], casting: Casting) -> Source:
             f"dtype is {dtype}, of shape {dtype.shape}, but rows have the shape {source.shape[1:]}. Give the dtype of one value."
         )
     wanted = np.result_type(dtype.base)
-    if wanted == source.dtype:
+    if source.dtype in (wanted, dtype):  # which differ where records have padding
         return source
     unit_missing = _is_time(wanted) and np.datetime_data(wanted)[0] == "generic"
     if wanted.hasobject or not wanted.itemsize or unit_missing:

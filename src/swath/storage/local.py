@@ -73,13 +73,20 @@ class LocalFile:
         """
         if self.direct is not None:
             return self._read_direct(self.direct, buffers, n_bytes, offset)
-        got = os.preadv(self.descriptor, buffers, offset)
+        got = self._preadv(buffers, offset)
         while got < n_bytes:  # a signal or the kernel's limit of 2 GiB ended the call early
-            more = os.preadv(self.descriptor, _after(buffers, got), offset + got)
+            more = self._preadv(_after(buffers, got), offset + got)
             if more == 0:
                 break
             got += more
         return got
+
+    def _preadv(self, buffers: list[Buffer], offset: int) -> int:
+        """One system call, whose error names the file."""
+        try:
+            return os.preadv(self.descriptor, buffers, offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def _read_direct(self, scratch: Scratch, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
         """Read the whole blocks that hold the bytes, and copy these: the disk cannot scatter by the byte."""
@@ -88,7 +95,7 @@ class LocalFile:
         blocks = scratch.take("blocks", end - begin)
         got = 0
         while got < end - begin:
-            more = os.preadv(self.descriptor, [blocks[got:]], begin + got)
+            more = self._preadv([blocks[got:]], begin + got)
             got += more
             if more % _PAGE or more == 0:  # the file ends here
                 break
@@ -101,6 +108,10 @@ class LocalFile:
             np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(blocks, np.uint8, size, at)
             at += size
         return max(0, min(got - (offset - begin), n_bytes))
+
+    def read_ahead(self) -> None:
+        """Let the system fetch what comes next: the file is read from its first byte to its last."""
+        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def is_cached(self, offset: int) -> bool:
         """Whether the page at ``offset`` is in the page cache. True where the system cannot say."""
@@ -164,10 +175,10 @@ class LocalFolder:
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError) and is_full(error):
-                needed = format_bytes(sum(map(len, buffers)))
+                n_bytes = sum(map(len, buffers))
                 raise DiskFullError(
                     error.errno,
-                    f"{self.path / key} needs {needed}, and there is no room for it ({error.strerror}). "
+                    f"{self.path / key} needs {format_bytes(n_bytes)} ({n_bytes} bytes), and there is no room for it ({error.strerror}). "
                     "What was written before is kept: make room and run the same call again.",
                 ) from error
             raise

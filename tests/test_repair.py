@@ -1,0 +1,215 @@
+"""What is damaged is written again as it was, from its source alone, and nothing else is touched."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from damaged import DAMAGES, FIRST, KINDS, LABELS, N_ROWS, ROWS, Target, damage_shard, flip, make_target
+
+import swath
+from swath.commit import locked
+from swath.errors import FormatError, MemoryLimitError, OptionError, SourceError, StoreBusyError
+from swath.layout import STAMP_BYTES
+
+HEAD_BYTES = 10 * 16 + 4 + STAMP_BYTES
+
+
+@pytest.fixture(params=KINDS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return make_target(tmp_path, request.param)
+
+
+def _state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Bytes, inode and time of each file: one that is written again has another inode."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _changed(before: dict[str, tuple[bytes, int, int]], after: dict[str, tuple[bytes, int, int]]) -> set[str]:
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_what_is_damaged_is_as_it_was_and_the_rest_is_not_touched(target: Target, what: str) -> None:
+    sound = _state(target.root)
+    names = damage_shard(target, what, np.random.default_rng(5))
+    damaged = _state(target.root)
+    mended = swath.open(target.array).repair([ROWS[:FIRST], ROWS[FIRST:]])
+    assert {damage.path for damage in mended} == names
+    after = _state(target.root)
+    assert _changed(damaged, after) == {str(Path(name).relative_to(target.root)) for name in names}
+    assert {name: state[0] for name, state in after.items()} == {name: state[0] for name, state in sound.items()}
+    assert swath.open(target.array).repair(ROWS) == ()
+    assert _state(target.root) == after
+
+
+def test_many_damages_at_once_are_mended(target: Target) -> None:
+    sound = _state(target.root)
+    flip(target.shard(0), 8 * HEAD_BYTES + 3)
+    flip(target.shard(0), 8 * target.shard(0).stat().st_size - 3)
+    target.shard(1).unlink()
+    with target.shard(2).open("ab") as file:
+        file.write(b"x")
+    (target.array / ".c.1.0.0123.tmp").write_bytes(b"of a repair that was killed")
+    mended = swath.open(target.array).repair(ROWS)
+    assert [damage.rows for damage in mended] == [(0, 4), (36, 40), (40, 80), (N_ROWS, N_ROWS)]
+    assert {name: state[0] for name, state in _state(target.root).items()} == {k: v[0] for k, v in sound.items()}
+
+
+def _off_by_one(row: int) -> np.ndarray[Any, Any]:
+    rows = ROWS.copy()
+    rows[row] += 1
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param(_off_by_one(94), r"Row 94 of the source is not that of", id="sound-row-of-the-last-damaged"),
+        pytest.param(_off_by_one(8), r"Row 8 of the source is not that of", id="sound-row-of-the-first-damaged"),
+        pytest.param(_off_by_one(40), r"Row 40 of the source is not that of", id="row-of-a-sound-shard"),
+        pytest.param(ROWS[:-1], r"The source has shape \(94, 6\)", id="length"),
+        pytest.param(ROWS.astype("S5"), "has dtype .S5, of which no value", id="dtype"),
+        pytest.param(-ROWS, "of the source is not that of", id="another"),
+    ],
+)
+def test_a_wrong_source_changes_nothing(target: Target, source: Any, message: str) -> None:
+    flip(target.shard(0), 8 * HEAD_BYTES)
+    flip(target.shard(2), 8 * HEAD_BYTES)
+    damaged = _state(target.root)
+    with pytest.raises(SourceError, match=message):
+        swath.open(target.array).repair(source)
+    assert _state(target.root) == damaged
+
+
+def test_a_repair_without_memory_is_refused_before_it_writes(tmp_path: Path) -> None:
+    rows = np.arange(4_000_000.0).reshape(4000, 1000)
+    a = swath.ingest(rows, tmp_path / "a", shard_rows=2000)
+    (tmp_path / "a" / "c.0.0").unlink()
+    flip(tmp_path / "a" / "c.1.0", 8 * 40_000)
+    damaged = _state(tmp_path)
+    with pytest.raises(MemoryLimitError, match=r"needs 6\d.* limit is 32.00 MiB"):
+        a.repair(rows, memory_limit="32MiB")
+    assert _state(tmp_path) == damaged
+    a.repair(rows, memory_limit="80MiB")
+    assert a.verify(rows)
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_memory_stays_below_the_limit(tmp_path: Path, codec: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(16_000, 1000))
+    np.save(tmp_path / "rows.npy", rows)
+    swath.ingest(rows, tmp_path / "a", shard_rows=4000, codec=codec)  # 32 MB
+    for k in range(4):
+        flip(tmp_path / "a" / f"c.{k}.0", 8 * 70_000)
+    program = """
+import sys, swath
+from pathlib import Path
+import swath.ingestion, swath.repair, zarr
+a = swath.open(sys.argv[1] + "/a")
+a.gather([1000])
+status = lambda name: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+a.repair(sys.argv[1] + "/rows.npy", memory_limit="104MiB", progress=True)
+assert a.verify(sys.argv[1] + "/rows.npy", memory_limit="104MiB", progress=True)
+print((status("VmHWM") - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 104 + 16
+    assert "verify" in done.stderr
+    assert "repair" in done.stderr
+
+
+def test_a_group_and_its_arrays_are_mended_alike(tmp_path: Path) -> None:
+    target = make_target(tmp_path, "group")
+    sound = {name: state[0] for name, state in _state(target.root).items()}
+    target.shard(1).unlink()
+    (target.root / "y" / "c.2").unlink()
+    (target.array / "zarr.json").write_text("{}")
+    g = swath.open_group(target.root)
+    assert len(g.repair({"X": ROWS})["X"]) == 2
+    assert [bool(found) for found in g.verify({"X": ROWS}).values()] == [True, False]
+    labels = np.concatenate([LABELS[:FIRST], LABELS[: N_ROWS - FIRST]])
+    swath.open(target.root / "y").repair(labels)
+    assert {name: state[0] for name, state in _state(target.root).items()} == sound
+
+
+@pytest.mark.parametrize("member", [False, True])
+def test_a_repair_waits_for_whoever_writes_the_group(tmp_path: Path, member: bool) -> None:
+    target = make_target(tmp_path, "group")
+    target.shard(0).unlink()
+    array = swath.open(target.array) if member else swath.open_group(target.root)["X"]
+    with locked(target.root, timeout=0), pytest.raises(StoreBusyError, match=f"is writing {target.root}"):
+        array.repair(ROWS, timeout=0.1)
+    assert len(array.repair(ROWS)) == 1
+    with pytest.raises(OptionError, match="is an array of a group"):
+        array.append(ROWS)
+
+
+def test_an_array_of_a_group_whose_metadata_are_damaged_is_not_guessed_at(tmp_path: Path) -> None:
+    target = make_target(tmp_path, "group")
+    path = target.root / "zarr.json"
+    path.write_bytes(path.read_bytes().replace(b'"crc32c": ', b'"crc32c": 1', 1))
+    for call in (swath.open_group, swath.open):
+        with pytest.raises(FormatError, match=str(path)):
+            call(target.root)
+    with pytest.raises(FormatError, match=str(path)):
+        swath.open(target.array)
+
+
+def test_the_other_half_of_an_append_that_was_killed_is_mended_too(tmp_path: Path) -> None:
+    """Nobody sees the appended rows before the commit, and a repair completes an append whose rows are all there."""
+    a = swath.ingest(ROWS, tmp_path / "a", chunk_rows=4, shard_rows=40)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    swath.open(tmp_path / "b").append(ROWS)
+    stage = tmp_path / ".a.swath-append"
+    stage.mkdir()
+    shutil.copy(tmp_path / "a" / "zarr.json", stage / ".base.json")
+    for name in ("zarr.json", "c.2.0", "c.3.0", "c.4.0"):
+        shutil.copy(tmp_path / "b" / name, stage / name)
+    (tmp_path / "a" / "c.0.0").unlink()
+    with pytest.raises(SourceError, match=r"shape \(95, 6\) .* has \(190, 6\)"):
+        a.repair(ROWS)
+    assert len(a.repair([ROWS, ROWS])) == 1
+    assert a.refresh().verify(np.concatenate([ROWS, ROWS]))
+
+
+def test_a_repair_that_is_killed_is_repaired_again(tmp_path: Path, full: bool) -> None:
+    rows = np.random.default_rng(0).normal(size=(20_000, 100))
+    np.save(tmp_path / "rows.npy", rows)
+    swath.ingest(tmp_path / "rows.npy", tmp_path / "a", chunk_rows=4, shard_rows=100)
+    sound = {name: state[0] for name, state in _state(tmp_path / "a").items()}
+    program = "import sys, swath; print('ready', flush=True); swath.open(sys.argv[1]).repair(sys.argv[2])"
+    rng = np.random.default_rng(6)
+    kills = 0
+    for _ in range(40 if full else 4):
+        for k in range(0, 200, 2):
+            (tmp_path / "a" / f"c.{k}.0").unlink(missing_ok=True)
+        command = [sys.executable, "-c", program, str(tmp_path / "a"), str(tmp_path / "rows.npy")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0, 0.3))
+            child.send_signal(signal.SIGKILL)
+        kills += child.returncode != 0
+        now = {name: state[0] for name, state in _state(tmp_path / "a").items()}
+        assert {name: content for name, content in now.items() if not name.endswith(".tmp")}.items() <= sound.items()
+        a = swath.open(tmp_path / "a")
+        written = {name: state for name, state in _state(tmp_path / "a").items() if name in sound}
+        a.repair(tmp_path / "rows.npy")
+        after = _state(tmp_path / "a")
+        assert written.items() <= after.items(), "what was mended before is written again"
+        assert {name: state[0] for name, state in after.items()} == sound
+    assert kills
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "rows.npy"]

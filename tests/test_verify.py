@@ -1,0 +1,454 @@
+"""Damage of every kind, through every call that reads: right rows or an error that names the place; and what verify says."""
+
+import errno
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from damaged import (
+    APPENDED,
+    CHUNK_ROWS,
+    DAMAGES,
+    INDEX_BYTES,
+    KINDS,
+    LABELS,
+    N_ROWS,
+    ROWS,
+    SHARD_ROWS,
+    Target,
+    damage_shard,
+    flip,
+    make_target,
+    outcome,
+    readings,
+)
+from oracle import assert_same
+
+import swath
+from swath.errors import FormatError, MemoryLimitError, OptionError, SourceError, StoreChangedError, SwathError
+from swath.layout import STAMP_BYTES
+
+HEAD_BYTES = INDEX_BYTES + STAMP_BYTES
+
+
+@pytest.fixture(params=KINDS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return make_target(tmp_path, request.param)
+
+
+def _tries(full: bool, most: int, few: int = 40) -> int:
+    return most if full else few
+
+
+def _append_and_read(target: Target) -> None:
+    """An append reads the last shard; what it leaves is read again."""
+    if target.kind == "group":
+        array = swath.open_group(target.root).append({"X": APPENDED, "y": LABELS[:3]})["X"]
+    else:
+        array = swath.open(target.array).append(APPENDED)
+    stored = array.gather([0], window=len(array))[0]
+    assert stored.tobytes() == np.concatenate([ROWS, APPENDED]).tobytes()
+
+
+def _repair_and_compare(target: Target, sound: Path) -> None:
+    swath.open(target.array).repair(ROWS)
+    assert _bytes(target.root) == _bytes(sound)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _through_every_call(target: Target, sound: Path, damage: Callable[[], object]) -> dict[str, SwathError | None]:
+    """Damage the store, and read it by every call; then append to it, and repair it. The store is sound again after."""
+    calls = readings(target, target.root.parent)
+    damage()
+    damaged = target.root.with_name("damaged")
+    shutil.copytree(target.root, damaged)
+    outcomes = {name: outcome(call) for name, call in calls.items()}
+    assert _bytes(target.root) == _bytes(damaged), "a call that reads has written"
+    outcomes["append"] = outcome(lambda: _append_and_read(target))
+    target.restore(damaged)
+    outcomes["repair"] = outcome(lambda: _repair_and_compare(target, sound))
+    target.restore(sound)
+    shutil.rmtree(damaged)
+    return outcomes
+
+
+@pytest.fixture
+def sound(target: Target) -> Path:
+    copy = target.root.with_name("sound")
+    shutil.copytree(target.root, copy)
+    return copy
+
+
+@pytest.mark.parametrize("place", ["data", "head"])
+def test_a_flipped_bit_of_a_shard_is_an_error_that_names_it(
+    target: Target, sound: Path, place: str, full: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(_tries(full, 500)):
+        k = int(rng.integers(3))
+        shard = target.shard(k)
+        first, stop = (HEAD_BYTES, shard.stat().st_size) if place == "data" else (0, HEAD_BYTES)
+        bit = int(rng.integers(8 * first, 8 * stop))
+        outcomes = _through_every_call(target, sound, partial(flip, shard, bit))
+        for name, error in outcomes.items():
+            if name == "repair":
+                assert error is None, (k, bit)
+            elif name == "append":
+                assert error is None or f"c.{k}.0" in str(error), (k, bit)
+            elif name in ("gather_one_by_one", "command_line"):  # not every chunk
+                assert error is None or str(shard) in str(error), (k, bit, name)
+            else:
+                assert str(shard) in str(error), (k, bit, name)
+                assert place == "head" or f"{shard}: chunk " in str(error), (k, bit, name)
+
+
+def test_a_flipped_bit_of_metadata_is_an_error_or_nothing(target: Target, sound: Path, full: bool) -> None:
+    rng = np.random.default_rng(2)
+    errors = 0
+    n = _tries(full, 500)
+    for _ in range(n):
+        places = [target.root / "zarr.json"]
+        if target.kind == "group":
+            places.append(target.array / "zarr.json")
+        place = places[int(rng.integers(len(places)))]
+        bit = int(rng.integers(8 * place.stat().st_size))
+        outcomes = _through_every_call(target, sound, partial(flip, place, bit))
+        for name, error in outcomes.items():
+            assert error is None or str(place) in str(error), (bit, name)
+        errors += any(outcomes.values())
+    # Of an array of a group nobody reads the metadata but other programs.
+    assert errors > (0.3 if target.kind == "group" else 0.9) * n
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_shard_that_is_not_as_it_was_written_is_an_error_that_names_it(
+    target: Target, sound: Path, what: str, full: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(_tries(full, 200, 40) // len(DAMAGES) + 1):
+        named: set[str] = set()
+        outcomes = _through_every_call(target, sound, lambda: named.update(damage_shard(target, what, rng)))  # noqa: B023
+        for name, error in outcomes.items():
+            if name in ("append", "gather_one_by_one", "command_line"):
+                assert error is None or any(path in str(error) for path in named), (name, named)
+            elif name == "repair":
+                assert error is None
+            else:
+                assert any(path in str(error) for path in named), (name, named)
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_read_without_checksums_believes_no_other_shard(tmp_path: Path, what: str) -> None:
+    """Neither by reads nor by a mapping; what is looked at is the head of each shard."""
+    target = make_target(tmp_path, "raw")
+    names = damage_shard(target, what, np.random.default_rng(7))
+    a = swath.open(target.array)
+    starts = np.resize(np.arange(N_ROWS), 1500)
+    errors = 0
+    for call in (
+        lambda: assert_same(a.gather([0], window=N_ROWS, verify="never")[0], ROWS),
+        lambda: assert_same(a.gather(starts, window=1, verify="never"), ROWS[starts][:, None]),
+    ):
+        error = outcome(call)
+        assert error is None or any(name in str(error) for name in names)
+        errors += error is not None
+    assert errors == (0 if what == "cut by a byte" else 2)  # that byte was of the last checksum
+
+
+@pytest.mark.parametrize("direct", ["always", "never"])
+def test_a_disk_that_cannot_read_is_an_error_that_names_the_file(
+    target: Target, monkeypatch: pytest.MonkeyPatch, direct: Any
+) -> None:
+    a = swath.open(target.array)
+    preadv, inode = os.preadv, target.shard(1).stat().st_ino
+
+    def fail(descriptor: int, *arguments: Any) -> int:
+        if os.fstat(descriptor).st_ino == inode:
+            raise OSError(code, os.strerror(code))
+        return preadv(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    code = errno.EIO
+    with pytest.raises(OSError, match=r"Input/output error: .*c\.1\.0"):
+        a.gather([40], direct=direct)
+    found = a.verify()
+    assert [damage.rows for damage in found.damages] == [(40, 80)]
+    assert "c.1.0 cannot be read (Input/output error)" in str(found)
+    code = errno.ENOMEM  # says nothing of the store
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        a.verify()
+
+
+def test_what_touches_nothing_that_matters_gives_right_rows(target: Target, sound: Path) -> None:
+    def change() -> None:
+        path = target.root / "zarr.json"
+        document = json.loads(path.read_bytes())
+        document["attributes"]["note"] = "of another program: é"
+        path.write_text(json.dumps(document, indent=7))
+
+    calls = readings(target, target.root.parent)
+    change()
+    assert not any(outcome(call) for call in calls.values())
+    assert swath.open(target.array).verify()
+    _append_and_read(target)
+    assert json.loads((target.root / "zarr.json").read_bytes())["attributes"]["note"] == "of another program: é"
+    assert swath.open(target.array).verify()
+
+
+def test_an_append_that_was_interrupted_outlives_damaged_metadata(target: Target) -> None:
+    stage, metadata = target.root.with_name(".a.swath-append"), target.root / "zarr.json"
+    sound = metadata.read_bytes()
+    stage.mkdir()
+    (stage / "base.json").write_bytes(sound)
+    flip(metadata, 8 * 1000)
+    with pytest.raises(FormatError, match=str(metadata)):
+        _append_and_read(target)
+    assert (stage / "base.json").read_bytes() == sound
+    metadata.write_bytes(sound)
+    _append_and_read(target)
+    assert not stage.exists()
+
+
+# Verify
+
+
+@pytest.mark.parametrize("codec", ["raw", "lz4", "zstd"])
+def test_verify_finds_all_damage_and_nothing_else(tmp_path: Path, codec: Any, full: bool) -> None:
+    shards = 1000 if full else 100
+    rows = np.random.default_rng(0).integers(0, 9, (shards * 8 - 3, 50))
+    a = swath.ingest(rows, tmp_path / "a", chunk_rows=2, shard_rows=8, codec=codec)
+    swath.ingest(-rows, tmp_path / "b", chunk_rows=2, shard_rows=8, codec=codec)
+    clean = a.verify()
+    assert (bool(clean), clean.shards, clean.chunks) == (True, shards, (len(rows) + 1) // 2)
+    rng = np.random.default_rng(4)
+    chosen = rng.choice(shards - 1, shards // 5, replace=False).tolist()
+    head = 4 * 16 + 4 + STAMP_BYTES
+    chunks: dict[int, set[tuple[int, int]]] = {}  # the rows that are lost
+    for i, k in enumerate(chosen):
+        shard = tmp_path / "a" / f"c.{k}.0"
+        size = shard.stat().st_size
+        chunks[k] = {(8 * k, 8 * k + 8)}
+        kind = i % 7
+        if kind == 0:
+            shard.unlink()
+        elif kind == 1:
+            shard.write_bytes(shard.read_bytes()[: int(rng.integers(head))])
+        elif kind == 2:
+            flip(shard, int(rng.integers(8 * head)))
+        elif kind == 3:
+            shutil.copy(tmp_path / "b" / shard.name, shard)
+        elif kind == 4:
+            shutil.copy(tmp_path / "a" / f"c.{shards - 1}.0", shard)
+        else:  # one, or several chunks
+            index = np.frombuffer(shard.read_bytes()[: 4 * 16], "<u8").reshape(4, 2)
+            chunks[k] = set()
+            for j in rng.choice(4, 1 if kind == 5 else 3, replace=False).tolist():
+                offset, length = index[j].tolist()
+                assert offset + length <= size
+                flip(shard, int(rng.integers(8 * offset, 8 * (offset + length))))
+                chunks[k].add((8 * k + 2 * j, 8 * k + 2 * j + 2))
+    for array in (a, swath.open(tmp_path / "a")):  # with indexes that it knows, and without
+        found = array.verify()
+        assert not found
+        lost: dict[int, set[tuple[int, int]]] = {}
+        for damage in found.damages:
+            assert damage.shard is not None
+            assert f"c.{damage.shard}.0" in damage.what
+            assert damage.path == str(tmp_path / "a" / f"c.{damage.shard}.0")
+            lost.setdefault(damage.shard, set()).add(damage.rows)
+        assert lost == chunks
+    assert [damage.rows for damage in found.damages] == sorted(damage.rows for damage in found.damages)
+    assert f"damage in {len(chosen)} files" in str(found)
+
+
+def test_verify_of_a_cut_shard_names_the_chunks_that_are_lost(tmp_path: Path) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a", chunk_rows=CHUNK_ROWS, shard_rows=SHARD_ROWS)
+    shard = tmp_path / "a" / "c.0.0"
+    shard.write_bytes(shard.read_bytes()[:-300])  # of chunks of 196 bytes
+    assert [damage.rows for damage in a.verify().damages] == [(32, 36), (36, 40)]
+
+
+def test_verify_finds_bytes_after_the_last_chunk(target: Target) -> None:
+    with target.shard(2).open("ab") as file:
+        file.write(b"x" * 7)
+    (damage,) = swath.open(target.array).verify().damages
+    assert damage.rows == (N_ROWS, N_ROWS)  # all can be read
+    assert "c.2.0 has 7 bytes after its last chunk" in damage.what
+
+
+def test_files_of_others_are_shown_and_are_no_damage(target: Target) -> None:
+    for name in ("notes.txt", "c.7.0", ".c.1.0.0123.tmp"):
+        (target.array / name).write_text("mine")
+    found = swath.open(target.array).verify()
+    assert found
+    assert found.others == (".c.1.0.0123.tmp", "c.7.0", "notes.txt")
+    assert "not of the store, and not read: .c.1.0.0123.tmp, c.7.0, notes.txt" in str(found)
+
+
+def test_an_index_that_was_damaged_since_it_was_read_is_found(target: Target) -> None:
+    """The handle knows the index of the file, which by its size and times is the same."""
+    a = swath.open(target.array)
+    a.gather([0])
+    shard = target.shard(0)
+    stat = shard.stat()
+    flip(shard, 77)
+    version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    now = shard.stat()
+    a._rows.indexes._indexes = {  # type: ignore[attr-defined]
+        ((now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns), shard): index
+        for (known, shard), index in a._rows.indexes._indexes.items()  # type: ignore[attr-defined]
+        if known == version
+    }
+    assert not a.verify()
+
+
+def test_verify_of_a_group_finds_the_array_and_its_metadata(tmp_path: Path) -> None:
+    target = make_target(tmp_path, "group")
+    flip(target.shard(0), 8 * HEAD_BYTES)
+    (target.array / "zarr.json").unlink()
+    found = swath.open_group(target.root).verify()
+    assert [bool(found[name]) for name in ("X", "y")] == [False, True]
+    assert [(damage.shard, damage.rows) for damage in found["X"].damages] == [(None, (0, 0)), (0, (0, CHUNK_ROWS))]
+    assert str(target.array / "zarr.json") in found["X"].damages[0].what
+
+
+def test_a_store_that_is_replaced_meanwhile_is_an_error(target: Target) -> None:
+    a = swath.open(target.array)
+    shutil.rmtree(target.root)
+    target.other.rename(target.root)
+    with pytest.raises(StoreChangedError, match="was replaced or removed since it was opened"):
+        a.verify()
+
+
+def test_a_copy_to_which_other_rows_were_appended_is_another_store(target: Target) -> None:
+    a = swath.open(target.array)
+    shutil.rmtree(target.root)
+    target.apart.rename(target.root)
+    with pytest.raises(StoreChangedError):
+        a.gather([0])
+
+
+def test_a_store_that_is_appended_to_while_it_is_verified_is_sound(target: Target) -> None:
+    stop = threading.Event()
+    rounds = []
+
+    def append() -> None:
+        while not stop.is_set():
+            if target.kind == "group":
+                swath.open_group(target.root).append({"X": APPENDED, "y": LABELS[:3]})
+            else:
+                swath.open(target.array).append(APPENDED)
+            rounds.append(1)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        first = swath.open(target.array)
+        while len(rounds) < 15:
+            assert first.verify().damages == ()
+            assert swath.open(target.array).verify().damages == ()
+            assert first.verify(ROWS[: len(first)] if len(first) == N_ROWS else None).damages == ()
+    finally:
+        stop.set()
+        thread.join()
+
+
+# Beside the source
+
+
+def test_rows_that_differ_from_the_source_are_found(target: Target) -> None:
+    a = swath.open(target.array)
+    assert a.verify([ROWS[:50], ROWS[50:]])
+    other = ROWS.copy()
+    other[[13, 14, 90], 5] += 1
+    found = a.verify(other)
+    assert [damage.rows for damage in found.damages] == [(13, 14), (90, 91)]  # the first of each shard
+    assert "row 13 differs from the source" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "padding"),
+    [
+        ([("a", "i1"), ("b", "f8")], [*range(1, 8)]),
+        ([("a", [("b", "i1"), ("c", "f8")], 2), ("d", "i2")], [*range(1, 8), *range(17, 24), *range(34, 40)]),
+    ],
+)
+def test_padding_between_fields_is_no_difference(tmp_path: Path, dtype: Any, padding: list[int]) -> None:
+    rows = np.zeros(900, np.dtype(dtype, align=True))
+    a = swath.ingest(rows, tmp_path / "a", chunk_rows=4, shard_rows=100)
+    every_byte = rows.view(np.uint8).reshape(900, -1)
+    every_byte[:, padding] = 255
+    assert a.verify(rows)
+    (tmp_path / "a" / "c.3").unlink()
+    a.repair(rows)
+    assert a.verify(rows)
+    for k in set(range(rows.itemsize)) - set(padding):
+        every_byte[7, k] += 1
+        assert [damage.rows for damage in a.verify(rows).damages] == [(7, 8)]
+        every_byte[7, k] -= 1
+
+
+def test_what_lies_between_fields_is_not_what_lay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.zeros(2000, np.dtype([("a", "i1"), ("b", "f8")], align=True))
+    monkeypatch.setattr(np, "empty", lambda shape, kind="f8": np.full(shape, 255, kind))
+    a = swath.ingest(rows, tmp_path / "a", chunk_rows=2, shard_rows=100)
+    a.append(rows)
+    for k in range(40):
+        stored = (tmp_path / "a" / f"c.{k}").read_bytes()[50 * 16 + 4 + STAMP_BYTES :]
+        assert {byte for i in range(0, len(stored), 36) for byte in stored[i : i + 32]} == {0}
+
+
+def test_not_a_number_is_the_same_as_itself(tmp_path: Path) -> None:
+    rows = np.full((50, 3), np.nan)
+    a = swath.ingest(rows, tmp_path / "a")
+    assert a.verify(rows)
+    assert not a.verify(np.zeros((50, 3)))
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        pytest.param(ROWS[:-1], SourceError, r"shape \(94, 6\) .* has \(95, 6\)", id="length"),
+        pytest.param(ROWS.astype("S5"), SourceError, "has dtype .S5, of which no value", id="dtype"),
+        pytest.param(ROWS[:, :5], SourceError, r"shape \(95, 5\)", id="row"),
+        pytest.param(iter([ROWS]), SourceError, "no source that swath knows", id="iterator"),
+        pytest.param("nothing.npy", SourceError, "no file", id="missing"),
+    ],
+)
+def test_a_source_of_another_kind_is_refused(tmp_path: Path, source: Any, error: type, message: str) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a")
+    for call in (a.verify, a.repair):
+        with pytest.raises(error, match=message):
+            call(source)
+
+
+def test_a_group_knows_its_names(tmp_path: Path) -> None:
+    g = swath.ingest_group({"X": ROWS, "y": LABELS}, tmp_path / "g")
+    assert all(g.verify({"X": ROWS}).values())
+    for call in (g.verify, g.repair):
+        with pytest.raises(SourceError, match=r"The sources are \['z'\], but the arrays of .* are \['X', 'y'\]"):
+            call({"z": ROWS})
+
+
+def test_memory_that_a_comparison_cannot_have_is_refused(tmp_path: Path) -> None:
+    rows = np.zeros((4000, 1000))
+    a = swath.ingest(rows, tmp_path / "a")
+    with pytest.raises(MemoryLimitError, match=r"To compare rows with the source needs .* limit is 8.00 MiB"):
+        a.verify(rows, memory_limit="8MiB")
+    assert a.verify(memory_limit="8MiB")
+
+
+def test_only_a_store_can_be_verified(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    with pytest.raises(OptionError, match="was not written by swath, which cannot verify it"):
+        swath.open(tmp_path / "rows.npy").verify()
