@@ -5,6 +5,7 @@ here or in a process of its own, undisturbed or with one of its system calls fai
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -269,9 +270,15 @@ class Recording(Hooks):
 
 def start(target: Callable[..., None], *arguments: Any) -> Any:
     """A process of its own."""
-    child = _CONTEXT.Process(target=target, args=arguments, daemon=True)
+    # By file and name: a module of tests has one name for pytest, and another for a process that imports it.
+    named = Path(target.__code__.co_filename).stem, target.__name__
+    child = _CONTEXT.Process(target=_call, args=(*named, arguments), daemon=True)
     child.start()
     return child
+
+
+def _call(module: str, name: str, arguments: tuple[Any, ...]) -> None:
+    getattr(importlib.import_module(module), name)(*arguments)
 
 
 def run_case(case: Case, url: Path, begun: Path, kill_at: int | None) -> None:

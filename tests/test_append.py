@@ -329,6 +329,7 @@ def holder(url: Path, tmp_path: Path) -> Any:
     """Another process that writes the store."""
     child = start(_hold, url, tmp_path / "held")
     while not (tmp_path / "held").exists():
+        assert child.is_alive()
         time.sleep(0.005)
     yield child
     child.kill()

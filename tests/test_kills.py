@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,9 @@ from faults import (
 )
 
 import swath
+
+# A reader that waits longer for appends has lost its writer.
+_MOST_SECONDS = 600
 
 
 def _cases() -> list[object]:
@@ -163,8 +167,12 @@ def _read(url: Path, by: str, opens: int, seed: int, report: Path) -> None:
     wrong: list[str] = []
     kept, n_kept = opened(url)
     n_before, done = n_kept, 0
+    deadline = time.monotonic() + _MOST_SECONDS
     while done < opens or n_before < n_kept + 100:
         done += 1
+        if time.monotonic() > deadline:
+            wrong.append(f"{n_before} rows after {_MOST_SECONDS} s")
+            break
         try:
             read, n = opened(url)
             if n < n_before:
@@ -230,6 +238,7 @@ def test_no_row_of_many_appenders_is_lost_or_doubled(tmp_path: Path, trials: int
             running[me].kill()
             running[me].join()
             kills += running[me].exitcode != 0
+        assert running[me].exitcode in (None, 0, -signal.SIGKILL)
         if running[me].exitcode:
             running[me] = start(_append_batches, url, me, batches, *files[me])
     for me in range(8):  # those that were killed and not begun again
