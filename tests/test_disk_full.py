@@ -117,7 +117,7 @@ def _check_left(folder: Path, before: dict[str, bytes], wanted: dict[str, bytes]
         top, _, within = name.partition("/")
         own = name if in_place else f"a/{within}"
         assert in_place or top in (".a.swath-part", ".a.swath-append"), name
-        assert within in ("pending.json", "base.json") or left[name] == wanted[own], name
+        assert within in (".pending.json", ".base.json") or left[name] == wanted[own], name
 
 
 @pytest.mark.parametrize("case", CASES)

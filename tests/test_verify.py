@@ -209,11 +209,11 @@ def test_an_append_that_was_interrupted_outlives_damaged_metadata(target: Target
     stage, metadata = target.root.with_name(".a.swath-append"), target.root / "zarr.json"
     sound = metadata.read_bytes()
     stage.mkdir()
-    (stage / "base.json").write_bytes(sound)
+    (stage / ".base.json").write_bytes(sound)
     flip(metadata, 8 * 1000)
     with pytest.raises(FormatError, match=str(metadata)):
         _append_and_read(target)
-    assert (stage / "base.json").read_bytes() == sound
+    assert (stage / ".base.json").read_bytes() == sound
     metadata.write_bytes(sound)
     _append_and_read(target)
     assert not stage.exists()

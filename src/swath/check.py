@@ -70,13 +70,17 @@ class Verification:
         return not self.damages
 
     def __str__(self) -> str:
-        checked = f"{self.url}: {self.chunks:,} chunks in {self.shards:,} shards, {format_bytes(self.n_bytes)}"
+        checked = f"{self.url}: {_count(self.chunks, 'chunk')} in {_count(self.shards, 'shard')}, {format_bytes(self.n_bytes)}"
         bad = len({damage.path for damage in self.damages})
-        lines = [f"{checked}: " + (f"damage in {bad:,} files" if bad else "all sound")]
+        lines = [f"{checked}: " + (f"damage in {_count(bad, 'file')}" if bad else "all sound")]
         lines += [f"  {damage.what}" for damage in self.damages]
         if self.others:
             lines.append(f"  not of the store, and not read: {', '.join(self.others)}")
         return "\n".join(lines)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def verify(store: Store, source: Source | None, limit: Room, progress: bool | None) -> Verification:

@@ -200,9 +200,9 @@ def repair(store: str, sources: tuple[str, ...], timeout: float, memory_limit: s
     for name, source in _by_name(sources, arrays).items():
         a = arrays[name]
         mended = a.repair(source, timeout=timeout, memory_limit=memory_limit)
-        click.echo(f"{a.url}: " + (f"{len(mended)} places mended" if mended else "nothing to mend"))
+        click.echo(f"{a.url}: " + ("mended" if mended else "nothing to mend"))
         for damage in mended:
-            click.echo(f"  {damage.what}")
+            click.echo(f"  {damage.path}: rows {damage.rows[0]} to {damage.rows[1] - 1}")
 
 
 @cli.command()
