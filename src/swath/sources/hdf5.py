@@ -123,11 +123,17 @@ def _read_chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
         dataset.chunks,
         dataset.dtype,
         tuple((number, tuple(options)) for number, _, options, _ in filters),
-        dataset.fillvalue,
+        _fill_value(dataset),
         offsets,
         sizes,
         skipped,
     )
+
+
+def _fill_value(dataset: h5py.Dataset) -> Any:
+    """Of chunks that were never written; None where the file says that it has none."""
+    defined = dataset.id.get_create_plist().fill_value_defined()
+    return None if defined == h5py.h5d.FILL_VALUE_UNDEFINED else dataset.fillvalue
 
 
 @contextlib.contextmanager
@@ -276,7 +282,7 @@ def _cache_of(dataset: h5py.Dataset, cache_bytes: int) -> int | None:
     """Bytes of one row of chunks, across all other axes; None for several chunks that may not be kept together."""
     chunks = dataset.chunks or (1, *dataset.shape[1:])
     beside = [-(-n // max(1, c)) for n, c in zip(dataset.shape[1:], chunks[1:])]
-    n_bytes = math.prod(chunks) * math.prod(beside) * dataset.dtype.itemsize
+    n_bytes = math.prod(chunks) * math.prod(beside) * dataset.id.get_type().get_size()  # numpy may have no dtype for it
     return int(n_bytes) if n_bytes <= cache_bytes or math.prod(beside) == 1 else None
 
 
