@@ -6,6 +6,7 @@ began further on: for a part of the rows, or by an ingest that carries on. A sto
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import struct
@@ -135,20 +136,23 @@ class StreamedMember:
         """
         row_bytes = self._row_bytes
         try:
-            stream, row = self._stream or self._open()
-            if row > start:
-                stream.close()
-                stream, row = self._open()
-            self._stream = None
-            _skip(stream, (start - row) * row_bytes)
-            step = max(1, _STEP_BYTES // row_bytes)
-            for i in range(0, len(out), step):
-                block = _read(stream, min(step, len(out) - i) * row_bytes)
-                out[i : i + step] = np.frombuffer(block, self.stored).reshape(-1, *self.shape[1:])
-            if start + len(out) < self.shape[0]:
-                self._stream = stream, start + len(out)
-                return
-            stream.close()  # with the last byte zipfile has compared the crc32
+            # With the last byte zipfile compares the crc32, and the stream is closed, as it is after an error.
+            with contextlib.ExitStack() as closing:
+                stream, row = self._stream or self._open()
+                self._stream = None
+                closing.callback(stream.close)
+                if row > start:
+                    stream.close()
+                    stream, row = self._open()
+                    closing.callback(stream.close)
+                _skip(stream, (start - row) * row_bytes)
+                step = max(1, _STEP_BYTES // row_bytes)
+                for i in range(0, len(out), step):
+                    block = _read(stream, min(step, len(out) - i) * row_bytes)
+                    out[i : i + step] = np.frombuffer(block, self.stored).reshape(-1, *self.shape[1:])
+                if start + len(out) < self.shape[0]:
+                    self._stream = stream, start + len(out)
+                    closing.pop_all()
         except Exception as error:  # of zlib, bz2 or lzma, which have no base in common
             if isinstance(error, zipfile.BadZipFile) and "CRC" in str(error):
                 raise _wrong_crc(self.facts) from None
@@ -159,7 +163,11 @@ class StreamedMember:
     def _open(self) -> tuple[IO[bytes], int]:
         with zipfile.ZipFile(self.facts["path"]) as file:
             stream = file.open(self.facts["member"])
-        read_npy_header(stream)
+        try:
+            read_npy_header(stream)
+        except BaseException:
+            stream.close()
+            raise
         return stream, 0
 
 
