@@ -24,7 +24,6 @@ from oracle import assert_same, expected
 from PIL import Image, ImageFile
 
 import swath
-from swath import writing
 from swath.errors import (
     IncompleteStoreError,
     MemoryLimitError,
@@ -34,7 +33,7 @@ from swath.errors import (
     StoreNotFoundError,
     SwathError,
 )
-from swath.sources import Source, images, open_source
+from swath.sources import Source, most_readers, open_source
 
 MODES = ("L", "RGB", "RGBA")
 
@@ -599,10 +598,6 @@ def test_without_pillow_it_says_what_to_install(tmp_path: Path) -> None:
 # Memory.
 
 
-def test_ingestion_reads_in_as_many_threads_as_are_counted() -> None:
-    assert images._MORE_READERS == writing.MORE_WORKERS
-
-
 _PEAK = """
 import sys
 import numpy as np, swath
@@ -643,7 +638,7 @@ def test_a_read_takes_no_more_memory_than_it_says(tmp_path: Path, name: str, siz
         [sys.executable, "-c", _PEAK, tmp_path, repr(size)], capture_output=True, text=True, check=True
     )
     added, read_bytes = map(int, done.stdout.split())
-    readers = len(os.sched_getaffinity(0)) + images._MORE_READERS
+    readers = most_readers()
     assert added <= read_bytes / readers + 2**21
     assert read_bytes / readers < 4 * added
 

@@ -28,7 +28,7 @@ from swath.errors import (
 )
 
 _CHILD = """
-import json, resource, sys
+import json, os, resource, sys, time
 from pathlib import Path
 import h5py, zarr, dask.array, swath, swath.ingestion, rich.progress
 
@@ -36,9 +36,12 @@ def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
-source, url, file_bytes, options = json.loads(sys.argv[1])
+source, url, file_bytes, slow_disk, options = json.loads(sys.argv[1])
 if file_bytes:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+if slow_disk:
+    fsync = os.fsync
+    os.fsync = lambda descriptor: (time.sleep(0.02), fsync(descriptor))
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 before = status("VmRSS")
 print("ready", flush=True)
@@ -50,11 +53,13 @@ print(json.dumps(status("VmHWM") - before))
 """
 
 _ROWS, _SHARD_ROWS = 6000, 100
-_OPTIONS = {"chunk_rows": 4, "shard_rows": _SHARD_ROWS}
+_OPTIONS: dict[str, Any] = {"chunk_rows": 4, "shard_rows": _SHARD_ROWS}
 
 
-def _start(source: object, url: Path, *, file_bytes: int = 0, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _CHILD, json.dumps([str(source), str(url), file_bytes, options])]
+def _start(
+    source: object, url: Path, *, file_bytes: int = 0, slow_disk: bool = False, **options: Any
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _CHILD, json.dumps([str(source), str(url), file_bytes, slow_disk, options])]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
@@ -147,25 +152,26 @@ def test_killed_between_the_last_shard_and_the_commit_it_has_nothing_left_to_wri
     tmp_path: Path, source: Path
 ) -> None:
     url = tmp_path / "a"
-    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    swath.ingest(source, url, **_OPTIONS)
     written = _shards(url)
     url.rename(_part(url))
     _assert_nothing_opens(url)
-    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    swath.ingest(source, url, **_OPTIONS)
     assert _shards(url) == written
 
 
 def test_ctrl_c_ends_it_and_the_next_run_carries_on(tmp_path: Path) -> None:
     url, source = tmp_path / "a", tmp_path / "rows.npy"
-    rows = np.random.default_rng(0).normal(size=(40_000, 100))  # enough that the signal comes before the last shard
+    rows = np.random.default_rng(0).normal(size=(40_000, 100))
     np.save(source, rows)
-    stderr = _stop(_start(source, url, **_OPTIONS), url, 5, signal.SIGINT)
+    # On a slow disk, so that the signal comes long before the last shard.
+    stderr = _stop(_start(source, url, slow_disk=True, **_OPTIONS), url, 5, signal.SIGINT)
     assert "KeyboardInterrupt" in stderr
     _assert_nothing_opens(url)
     _assert_no_temporaries(url)
     written = _shards(_part(url))
     assert 5 <= len(written) < len(rows) // _SHARD_ROWS
-    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    swath.ingest(source, url, **_OPTIONS)
     assert written.items() <= _shards(url).items()
     _assert_holds(url, rows)
 
@@ -222,7 +228,7 @@ def test_a_source_that_changed_between_two_runs_is_read_anew(tmp_path: Path, sou
     _stop(_start(source, url, **_OPTIONS), url, 5, signal.SIGKILL)
     assert len(_shards(_part(url))) >= 5
     np.save(source, -rows)
-    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    swath.ingest(source, url, **_OPTIONS)
     _assert_holds(url, -rows)
 
 
@@ -279,11 +285,11 @@ def test_a_disk_that_is_known_to_be_too_small_is_refused_before_writing(
     with pytest.raises(
         DiskFullError, match=r"disk has \d.\d\d MiB free, but the store needs 4.61 MiB \(\d+ bytes\) more"
     ):
-        swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+        swath.ingest(source, url, **_OPTIONS)
     _assert_nothing_opens(url)
     assert _shards(_part(url)) == {}
     _enlarge(small_disk)
-    swath.ingest(source, url, **_OPTIONS)  # type: ignore[arg-type]
+    swath.ingest(source, url, **_OPTIONS)
     _assert_holds(url, rows)
 
 

@@ -194,11 +194,10 @@ def _complete(path: Path) -> None:
         sync_folder(target)
     # Of a group the first is the commit, and the metadata of its arrays follow.
     for folder in _folders(stage):
-        if (
-            folder / METADATA
-        ).exists():  # else it had been cleared up before the power failed, and is where it should be
-            target = path / folder.relative_to(stage)
-            LocalFolder(target).put(METADATA, [memoryview((folder / METADATA).read_bytes())])
+        target, metadata = path / folder.relative_to(stage), folder / METADATA
+        # Where there is none, it had been cleared up before the power failed, and is where it should be.
+        if metadata.exists():
+            LocalFolder(target).put(METADATA, [memoryview(metadata.read_bytes())])
             sync_folder(target)
     # The answer: until here the same call again finds that it is done, from here it appends once more. An error would say
     # that it is not, and what is left harms nobody.

@@ -44,9 +44,7 @@ class Blocks:
         """
         rest = iter(blocks)
         for k, block in enumerate(rest):
-            if isinstance(block, np.ma.MaskedArray):
-                raise SourceError(f"Block {k} is a masked array, which would lose its mask. Give block.filled(value).")
-            first = np.asarray(block)
+            first = _as_rows(k, block)
             if first.ndim and len(first):
                 return cls(first, rest, check_rows(first.shape, first.dtype, f"Block {k}"))
             if not first.ndim:
@@ -63,9 +61,7 @@ class Blocks:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         for k, block in enumerate(itertools.chain([self.first], self.rest)):
-            if isinstance(block, np.ma.MaskedArray):
-                raise SourceError(f"Block {k} is a masked array, which would lose its mask. Give block.filled(value).")
-            rows = np.asarray(block)
+            rows = _as_rows(k, block)
             if rows.shape[1:] != self.first.shape[1:] or not rows.ndim or np.result_type(rows.dtype) != self.dtype:
                 raise SourceError(
                     f"Block {k} has shape {rows.shape} and dtype {rows.dtype}, but block 0 has rows of shape "
@@ -74,6 +70,12 @@ class Blocks:
             self.n_rows += len(rows)
             self.crc = crc32c(_bytes(rows, self.dtype), self.crc)
             yield rows
+
+
+def _as_rows(k: int, block: Any) -> NDArray[Any]:
+    if isinstance(block, np.ma.MaskedArray):
+        raise SourceError(f"Block {k} is a masked array, which would lose its mask. Give block.filled(value).")
+    return np.asarray(block)
 
 
 def _bytes(rows: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:

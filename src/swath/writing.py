@@ -8,7 +8,6 @@ workers' buffers and what the source holds, whatever the size of the array.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -26,11 +25,8 @@ from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
 from swath.progress import progress_bar
 from swath.shard import encode_shard
-from swath.sources import Source
+from swath.sources import Source, most_readers
 from swath.storage import LocalFolder
-
-# Two workers more than cores: while some wait for the disk to take their bytes, others read and sum.
-MORE_WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +179,7 @@ def _workers(part: Part, limit: Room) -> int:
             f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
             f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
         )
-    return int(min(fitting, len(os.sched_getaffinity(0)) + MORE_WORKERS, max(1, len(part.shards))))
+    return int(min(fitting, most_readers(), max(1, len(part.shards))))
 
 
 def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Sequence[int]]) -> None:

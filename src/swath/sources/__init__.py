@@ -202,6 +202,14 @@ def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> np.d
     return np.result_type(dtype)
 
 
+def most_readers() -> int:
+    """The threads that read a source at once, unless it is `in_order`: two more than cores.
+
+    While some wait for the disk to take their bytes, others read and sum.
+    """
+    return len(os.sched_getaffinity(0)) + 2
+
+
 def parse_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """The dtype that a caller named.
 

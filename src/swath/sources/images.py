@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SourceNotFoundError, SwathError
-from swath.sources import Source, parse_dtype
+from swath.sources import Source, most_readers, parse_dtype
 from swath.sources.image_files import NOT_DECODED, ImageFiles, in_folder, in_list, stat_file
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ _BITS_PER_SAMPLE = 258
 _DECODE_BYTES = 24
 # The resized image, its copy with alpha undone, and the bytes that numpy takes from it, in pieces and joined.
 _RESIZE_BYTES = 16
-# Threads that read at once: ingestion takes two workers more than cores.
-_MORE_READERS = 2
 
 # Headers are read in blocks of files: a future for each would cost as much again. Threads pay where a disk is waited for, and cost
 # where files are cached, since headers are read under the interpreter's lock: few of them.
@@ -83,7 +81,7 @@ class ImagesSource:
     def read_bytes(self) -> int:
         """For each thread that may read at once: the file, its image decoded and converted, and that resized."""
         one = 2 * self.most_bytes + _DECODE_BYTES * self.most_pixels + _RESIZE_BYTES * math.prod(self.shape[1:3])
-        return (len(os.sched_getaffinity(0)) + _MORE_READERS) * one
+        return most_readers() * one
 
     def describe(self) -> dict[str, Any]:
         """A checksum of the files' names, sizes, times and labels, and how they are read."""

@@ -13,9 +13,6 @@ from swath.errors import DiskFullError, StoreBusyError, StoreExistsError, SwathE
 from swath.memory import format_bytes
 from swath.storage.local import is_full, sync_folder
 
-MOST_WRITE_BYTES = 4 * 2**20
-"""What one system call should write: more is slower (1.0 GB/s with 4 MiB, 0.4 with 32; Linux 6.18, ext4)."""
-
 # Of the target's name, so that the temporary one stays below 255 bytes in any script.
 _NAME_KEPT = 40
 
