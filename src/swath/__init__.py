@@ -17,7 +17,7 @@ from swath.plan import Plan
 from swath.sources.images import images
 
 if TYPE_CHECKING:
-    from swath.lazy import compute
+    from swath.computing import compute
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "compute":  # dask takes half a second to import, and most programs never compute lazily
-        from swath.lazy import compute
+        from swath.computing import compute
 
         return compute
     raise AttributeError(f"module 'swath' has no attribute {name!r}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import dask.array
 
     from swath.check import Damage, Verification
+    from swath.lazy import Order
     from swath.sources import Source
     from swath.store import Store
 
@@ -196,18 +197,24 @@ class RowArray:
         window: int | None = None,
         columns: Any = None,
         block: int | None = None,
+        order: Order = "asked",
         memory_limit: int | str | None = None,
     ) -> dask.array.Array:
         """Windows of rows, lazily: the batch of `gather` as a dask array of ``ceil(n / block)`` tasks.
 
-        Compute it with `swath.compute`, which keeps to a memory limit, or as any dask array.
+        Compute it with `swath.compute`, which keeps to a memory limit, or as any dask array. Its name is that of its content: the
+        same version of the store and the same starts give the same. Tasks pickle small, and open the store where they run.
 
         Parameters
         ----------
         starts, window, columns
             As in `gather`.
         block
-            Windows of one block; by default 128 MiB, or a sixteenth of the memory limit if that is less.
+            Windows of one block; by default 128 MiB, or less where a sixteenth of the memory limit is less, or a quarter of what
+            each thread has, here or on the workers of the active dask client.
+        order
+            ``"asked"``: windows as ``starts`` has them. ``"storage"``: by ascending start, so that each block reads rows that lie
+            near to one another, and those of windows that overlap once.
         memory_limit
             Of the computation, in bytes or as text; by default 90 % of what is left.
 
@@ -219,9 +226,12 @@ class RowArray:
         >>> lazy.chunks[0], lazy.sum(axis=(1, 2)).compute()
         ((2, 1), array([ 17520., 140720.,  12720.]))
         """
-        from swath import lazy
+        from swath import computing, lazy
 
-        return lazy.windows(self._rows, starts, window=window, columns=columns, block=block, memory_limit=memory_limit)
+        plain = lazy.windows(
+            self._rows, starts, window=window, columns=columns, block=block, order=order, memory_limit=memory_limit
+        )
+        return computing.Windows(plain.dask, plain.name, plain.chunks, meta=plain._meta)
 
     def append(
         self,

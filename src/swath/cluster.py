@@ -13,23 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from swath.errors import SourceError
+from swath.errors import MemoryLimitError, SourceError
+from swath.memory import format_bytes
 from swath.metadata import shard_key
 from swath.storage import LocalFolder
-from swath.writing import Part, put_shard, rows_in, shard_buffer
+from swath.workers import on_workers, team_of
+from swath.writing import Part, bytes_of_worker, put_shard, rows_in, shard_buffer
 
 # What a worker needs to read a file is small; what is larger holds the rows themselves.
 _MOST_PICKLED_BYTES = 2**20
-
-
-def find_client(client: Any = None) -> Any:
-    """The client that is given, or the one that is active; None if there is none."""
-    if client is None and (distributed := sys.modules.get("distributed")) is not None:
-        try:
-            client = distributed.default_client()
-        except ValueError:
-            return None
-    return client
 
 
 def pickled(part: Part) -> bytes | None:
@@ -59,20 +51,23 @@ def write_on_workers(
 
     Raises
     ------
+    MemoryLimitError
+        A worker has no room for a shard in each of its threads; nothing was read.
     SourceError
         The workers do not see the files of this process.
+    WorkersLostError
+        A task has ended worker after worker.
     """
-    import distributed
-
     layout = part.facts.layout
-    [sent] = client.scatter([encoded], broadcast=True, hash=False)
-    futures = client.map(_write, shards, encoded=sent, folder=str(folder.path), key="swath-ingest", pure=False)
-    try:
-        for future in distributed.as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
-            start, stop = layout.rows_of(future.result())
-            advance((stop - start) * layout.row_bytes)
-    finally:
-        client.cancel(futures)
+    needed, team = bytes_of_worker(part), team_of(client)
+    if needed > team.thread_bytes:
+        raise MemoryLimitError(
+            f"One shard of this ingest needs {format_bytes(needed)}, but a thread of a worker has {format_bytes(team.thread_bytes)}. "
+            "Choose smaller shard_rows, give the workers more memory or fewer threads, or the source smaller chunks."
+        )
+    for shard in on_workers(client, _write, shards, "swath-ingest", encoded=encoded, folder=str(folder.path)):
+        start, stop = layout.rows_of(shard)
+        advance((stop - start) * layout.row_bytes)
     unseen = [shard for shard in shards if not folder.has(shard_key(layout, shard))]
     if unseen:
         raise SourceError(

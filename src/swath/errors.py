@@ -16,6 +16,7 @@
     │   └── SourceNotFoundError     (FileNotFoundError)
     ├── TargetError             (OSError)        choose another place to write to
     ├── LayoutError             (ValueError)     choose another dtype, chunk or shard
+    ├── WorkersLostError        (RuntimeError)   look at the workers of the cluster
     └── StoreError              look at the store
         ├── StoreNotFoundError      (FileNotFoundError)
         ├── StoreExistsError        (FileExistsError)
@@ -84,6 +85,10 @@ class TargetError(SwathError, OSError):
 
 class LayoutError(SwathError, ValueError):
     """These rows cannot be stored, or not in chunks and shards of this size."""
+
+
+class WorkersLostError(SwathError, RuntimeError):
+    """A task has ended worker after worker of a dask cluster."""
 
 
 class StoreError(SwathError):

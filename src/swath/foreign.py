@@ -123,6 +123,10 @@ class ForeignZarr:
         except FileNotFoundError:
             return True
 
+    def recipe(self) -> tuple[Any, ...]:
+        """What opens this version of the array elsewhere."""
+        return _reopen, self.folder.path, self.window, self.encoded
+
     def reopened(self) -> ForeignZarr:
         """The array as it is now."""
         return open_zarr(self.folder.path, self.window)

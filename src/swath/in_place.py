@@ -80,8 +80,7 @@ class InPlace:
     @property
     def url(self) -> str:
         """The file, and the dataset in it."""
-        dataset = self.facts.get("dataset")
-        return str(self.path) if dataset is None else f"{self.path}::{dataset}"
+        return _url(self.facts)
 
     @property
     def version(self) -> str:
@@ -100,15 +99,13 @@ class InPlace:
         with LocalFolder(self.path.parent).open(self.path.name) as file:
             return file.is_cached(offset)
 
+    def recipe(self) -> tuple[Any, ...]:
+        """What opens this version of the file elsewhere, where its table of chunks is read again."""
+        return _open_version, self.facts["path"], self.version, self.layout.row_shape, self.window
+
     def reopened(self) -> InPlace:
         """The file as it is now."""
-        raw = self.facts["kind"] == "raw"
-        source = open_source(
-            self.url,
-            dtype=np.dtype(self.facts["dtype"]) if raw else None,
-            row_shape=self.layout.row_shape if raw else None,
-        )
-        return open_in_place(source, self.window)
+        return _reopen(self.facts, self.layout.row_shape, self.window)
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the file has changed.
@@ -155,6 +152,33 @@ def open_in_place(source: Source, window: int) -> InPlace:
 
 def _mapped(path: Path) -> AbstractContextManager[Any]:
     return contextlib.nullcontext(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _url(facts: dict[str, Any]) -> str:
+    dataset = facts.get("dataset")
+    return str(facts["path"]) if dataset is None else f"{facts['path']}::{dataset}"
+
+
+def _reopen(facts: dict[str, Any], row_shape: tuple[int, ...], window: int) -> InPlace:
+    """The rows of the same file as it is now."""
+    raw = facts["kind"] == "raw"
+    source = open_source(
+        _url(facts), dtype=np.dtype(facts["dtype"]) if raw else None, row_shape=row_shape if raw else None
+    )
+    return open_in_place(source, window)
+
+
+def _open_version(path: str, version: str, row_shape: tuple[int, ...], window: int) -> InPlace:
+    """The rows of a file that has not changed.
+
+    Raises
+    ------
+    StoreChangedError
+    """
+    rows = _reopen(json.loads(version), row_shape, window)
+    if rows.version != version:
+        raise StoreChangedError(f"{path} was changed since these windows were chosen. Open it again.")
+    return rows
 
 
 def _facts(source: FlatSource | ChunkedSource) -> dict[str, Any]:

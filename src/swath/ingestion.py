@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from swath.cluster import find_client, pickled, write_on_workers
+from swath.cluster import pickled, write_on_workers
 from swath.commit import appending, building, check_vacant, local_path, locked, pending_bytes, settle
 from swath.errors import FormatError, OptionError, SourceError
 from swath.gather import gather_now
@@ -50,6 +50,7 @@ from swath.sources.sliced import take_rows
 from swath.store import Store, group_above, open_members, open_store
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
+from swath.workers import find_client
 from swath.writing import Part, Writer, on_threads, write_parts
 
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.

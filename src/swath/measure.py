@@ -99,7 +99,7 @@ def _gather(job: Job) -> NDArray[Any]:
 
 
 def _compute(job: Job) -> NDArray[Any]:
-    from swath.lazy import compute
+    from swath.computing import compute
 
     a = open_array(job.target)
     lazy = a.windows(starts_of(job, len(a)), window=job.window, memory_limit=job.memory_limit)

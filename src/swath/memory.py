@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,12 @@ class Room:
 
 
 def detect_room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Room:
-    """The least of what the machine, the memory cgroups and the resource limits leave.
+    """The least of what the machine, the memory cgroups, the resource limits and a dask worker leave.
 
     Page cache is not counted as used, since the kernel gives it up under pressure. Nested cgroups,
     v1 and v2, are followed up to the root: the tightest of them holds.
     """
-    rooms = [*_machine_room(proc), *_cgroup_rooms(proc, cgroup), *_rlimit_rooms(proc)]
+    rooms = [*_machine_room(proc), *_cgroup_rooms(proc, cgroup), *_rlimit_rooms(proc), *_worker_rooms(proc)]
     return min(rooms, key=lambda room: room.n_bytes, default=Room(2**63 - 1, "nothing that can be read here"))
 
 
@@ -178,6 +179,24 @@ def _rlimit_rooms(proc: Path) -> Iterator[Room]:
         soft, _ = resource.getrlimit(which)
         if soft != resource.RLIM_INFINITY and field in status:
             yield Room(max(0, soft - int(status[field].split()[0]) * 1024), name)
+
+
+def _worker_rooms(proc: Path) -> Iterator[Room]:
+    """A share for each thread: the tasks of a worker run side by side, and it ends itself where they pass its limit."""
+    module = sys.modules.get("distributed.worker")
+    if module is None:
+        return
+    try:
+        worker = module.get_worker()
+    except ValueError:
+        return
+    limit = worker.memory_manager.memory_limit
+    resident = re.search(r"VmRSS:\s*(\d+)", _read(proc / "self/status"))
+    if limit and resident:
+        room = (limit - int(resident[1]) * 1024) // worker.state.nthreads
+        yield Room(
+            max(0, room), f"the dask worker (memory_limit {format_bytes(limit)}, {worker.state.nthreads} threads)"
+        )
 
 
 def _read(path: Path) -> str:

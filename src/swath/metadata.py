@@ -13,7 +13,7 @@ import json
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -86,6 +86,18 @@ class Facts:
         start, stop = layout.rows_of(shard)
         begun = self._begins[bisect_right(self._begins, start) : bisect_left(self._begins, stop)]
         return frozenset((row - start) // layout.chunk_rows for row in begun if row % layout.chunk_rows)
+
+    def after(self, n_sources: int) -> Facts:
+        """What they said when there were only the first sources."""
+        n_rows = sum(self.lengths[:n_sources])
+        ends = list(itertools.accumulate(self.segments))
+        return replace(
+            self,
+            layout=replace(self.layout, n_rows=n_rows),
+            segments=self.segments[: bisect_right(ends, n_rows)],
+            sources=self.sources[:n_sources],
+            lengths=self.lengths[:n_sources],
+        )
 
     def is_continued_by(self, other: Facts) -> bool:
         """Whether another version of the metadata only appends to this one."""

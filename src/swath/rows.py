@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from swath.encoded import ChunkReader
 from swath.layout import Layout
@@ -74,6 +74,13 @@ class Rows(Protocol):
 
     def is_cached(self, chunk: int) -> bool:
         """Whether the first byte of a chunk is in the page cache; True where nobody can say."""
+        ...
+
+    def recipe(self) -> tuple[Any, ...]:
+        """What opens the same rows in another process: a function and its arguments, all hashable and few bytes.
+
+        It raises `StoreChangedError` where these rows are no more.
+        """
         ...
 
     def reopened(self) -> Rows:

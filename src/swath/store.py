@@ -100,6 +100,15 @@ class Store:
             return encoded
         return b""
 
+    def recipe(self) -> tuple[Any, ...]:
+        """What opens this version of the store elsewhere, also where rows have been appended since.
+
+        The metadata themselves may name a hundred thousand files that were ingested.
+        """
+        facts = self.facts
+        n_sources, n_rows, identity = len(facts.sources), facts.layout.n_rows, facts.history[-1]
+        return _open_version, self.home, self.member, self.window, n_sources, n_rows, identity
+
     def reopened(self) -> Store:
         """The store as it is now."""
         path, encoded = read_metadata(self.home)
@@ -169,6 +178,24 @@ def _make_store(folder: LocalFolder, encoded: bytes, member: str, window: int | 
         facts = replace(facts, window=window)
     raw_chunk_bytes = facts.layout.chunk_bytes if facts.layout.codec == "raw" else 0
     return Store(folder, encoded, member, facts, IndexCache(facts.layout.index_bytes, raw_chunk_bytes=raw_chunk_bytes))
+
+
+def _open_version(home: Path, member: str, window: int, n_sources: int, n_rows: int, identity: bytes) -> Store:
+    """The store as it was after so many sources.
+
+    Raises
+    ------
+    StoreChangedError
+        Another has taken its place.
+    """
+    _, encoded = read_metadata(home)
+    store = _make_store(LocalFolder(home / member), encoded, member, window)
+    facts = store.facts.after(n_sources)
+    if facts.layout.n_rows != n_rows or facts.history[-1] != identity:
+        raise StoreChangedError(
+            f"The store at {home / member} was replaced since these windows were chosen. Open it again."
+        )
+    return replace(store, facts=facts)
 
 
 def _facts(home: Path, encoded: bytes, member: str) -> Facts:

@@ -55,7 +55,7 @@ def check_usual_window(window: Any) -> int:
 
 
 def check_starts(starts: ArrayLike, window: int, n_rows: int) -> IntArray:
-    """``starts`` as an int64 array, each in ``[0, n_rows - window]``.
+    """``starts`` as an int64 array, each in ``[0, n_rows - window]``: the caller's own where it is one.
 
     Raises
     ------
@@ -76,14 +76,14 @@ def check_starts(starts: ArrayLike, window: int, n_rows: int) -> IntArray:
             "Give the first rows of the windows as a one-dimensional list or array of integers."
         )
     last = n_rows - window
-    bad = np.flatnonzero((given < 0) | (given > last))
-    if bad.size:
+    if given.size and (given.min() < 0 or given.max() > last):
+        bad = np.flatnonzero((given < 0) | (given > last))
         first = ", ".join(f"starts[{i}] = {given[i]}" for i in bad[:5])
         raise WindowOutOfBoundsError(
             f"{bad.size} of {given.size} starts lie outside [0, {last}] ({n_rows} rows, windows of {window}): "
             f"{first}{', ...' if bad.size > 5 else ''}. Starts never wrap or clip; give each in [0, {last}]."
         )
-    return given.astype(np.int64)
+    return given.astype(np.int64, copy=False)
 
 
 def as_array(values: Any) -> NDArray[Any]:

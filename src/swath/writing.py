@@ -170,16 +170,26 @@ def _workers(part: Part, limit: Room) -> int:
         There is no room for one.
     """
     layout, source = part.facts.layout, part.source
-    shard = layout.shard_rows * layout.row_bytes
-    buffers = shard if layout.codec == "raw" else 2 * shard
-    fitting = (limit.n_bytes - source.read_bytes) // (buffers + layout.head_bytes)
+    buffers = _buffers(layout)
+    fitting = (limit.n_bytes - source.read_bytes) // buffers
     if fitting < 1:
         raise MemoryLimitError(
-            f"This ingest needs {format_bytes(source.read_bytes + buffers + layout.head_bytes)} (the source reads "
+            f"This ingest needs {format_bytes(source.read_bytes + buffers)} (the source reads "
             f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
             f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
         )
     return int(min(fitting, most_readers(), max(1, len(part.shards))))
+
+
+def bytes_of_worker(part: Part) -> int:
+    """What one that writes a shard by itself holds."""
+    return part.source.read_bytes + _buffers(part.facts.layout)
+
+
+def _buffers(layout: Layout) -> int:
+    """The rows of a shard, as they are and, where they are encoded, encoded."""
+    shard = layout.shard_rows * layout.row_bytes
+    return (shard if layout.codec == "raw" else 2 * shard) + layout.head_bytes
 
 
 def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Sequence[int]]) -> None:

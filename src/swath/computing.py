@@ -1,0 +1,301 @@
+"""How is a dask array computed into one place, with a bounded number of its blocks in memory?
+
+The result is allocated once, and blocks land in it as they come; dask's own ``compute`` holds every block and then the whole
+beside them. What is windows and nothing else is gathered by the engine itself, in this process. Any other graph is run by dask:
+on threads each block is put in its place by the thread that made it; from processes and from a cluster blocks come a few at a
+time, and the next are begun as these are fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.local
+import dask.multiprocessing
+import dask.threaded
+import numpy as np
+from dask.base import get_scheduler
+
+from swath.errors import MemoryLimitError, OptionError, OutError
+from swath.gather import gather
+from swath.graphs import Sizes, flat_graph, held_by, jobs_of, sizes_of
+from swath.lazy import WindowsBlock, block_of, blocks_of, engine_bytes, local_threads
+from swath.memory import Room, format_bytes, resolve_limit
+from swath.progress import progress_bar
+from swath.workers import Job, Key, Team, computed, team_of
+
+Advance = Callable[[int], None]
+
+# A block that comes from another process is there as the bytes that arrived, and as the array that they are made into.
+_COPIES_ARRIVING = 2
+
+# Jobs for each thread of a cluster: one runs while another waits to be fetched, or to be begun.
+_JOBS_A_THREAD = 2
+
+# What writes to a file for us takes a block apart, and encodes some of its parts at once.
+_COPIES_WRITING = 2
+
+# Stack, arguments and the allocator's slack of a thread that runs tasks.
+_TASK_OVERHEAD = 2**20
+
+
+class Windows(da.Array):
+    """Windows of rows as a dask array. Its own ``compute`` is `swath.compute`; what is made of it is a plain dask array."""
+
+    __slots__ = ()
+
+    def compute(self, **options: Any) -> Any:
+        """The batch. With other options than dask's ``scheduler`` as dask would compute it."""
+        if options.keys() <= {"scheduler"}:
+            return compute(self, **options)
+        return super().compute(**options)  # type: ignore[no-untyped-call]
+
+
+def compute(
+    lazy: da.Array,
+    *,
+    out: Any = None,
+    memory_limit: int | str | None = None,
+    scheduler: Any = None,
+    progress: bool | None = None,
+) -> Any:
+    """Compute a dask array into one result, with a bounded number of blocks in memory.
+
+    Parameters
+    ----------
+    lazy
+        What `RowArray.windows` returned, or anything that dask made of it.
+    out
+        Where the result goes, of the shape and dtype of ``lazy``: a numpy array or memmap, a Zarr array, an HDF5
+        dataset. A new numpy array if None.
+    memory_limit
+        What the call may add to this process: bytes, or text such as ``"8GiB"``. By default 90 % of what is left. On a cluster
+        each worker has its own limit besides.
+    scheduler
+        As dask knows them: ``"threads"``, ``"synchronous"``, ``"processes"``, a ``distributed.Client``, or None for the
+        current one.
+    progress
+        Whether a bar on stderr shows how far it is; by default where stderr is a terminal.
+
+    Returns
+    -------
+    numpy.ndarray or out
+
+    Raises
+    ------
+    MemoryLimitError
+        Result and blocks would pass the limit, or a block that of a worker; nothing was read.
+    OutError
+        ``out`` has another shape or dtype.
+    OptionError
+        ``lazy`` is no dask array, or its shape is not known.
+    WorkersLostError
+        A task has ended worker after worker of a cluster.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> a = swath.ingest(np.arange(1000).reshape(100, 10), tmp / "lazy.zarr")
+    >>> swath.compute(a.windows([3, 50]).mean(axis=2)).shape
+    (2, 16)
+    """
+    if not isinstance(lazy, da.Array):
+        raise OptionError(
+            f"A {type(lazy).__name__} is no dask array. Give what windows() returned, or what dask made of it."
+        )
+    if any(np.isnan(n) for n in lazy.shape):
+        raise OptionError(
+            f"The shape {lazy.shape} is not known before it is computed. Call compute_chunk_sizes() first."
+        )
+    _check_out(out, lazy)
+    limit = resolve_limit(memory_limit)
+    get = get_scheduler(collections=[lazy], scheduler=scheduler)
+    blocks = blocks_of(lazy) if get in (dask.threaded.get, dask.local.get_sync) else None
+    with progress_bar("compute", int(lazy.nbytes), progress) as advance:
+        if blocks is not None:
+            return _gather_blocks(lazy, blocks, out, limit, advance)
+        return _run_graph(lazy, get, out, limit, advance)
+
+
+def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: Room, advance: Advance) -> Any:
+    """Windows as they are, by the engine itself, each block on all cores.
+
+    In memory they are one gather: its result stands whole in any case, and rows that two blocks share are read once.
+    On disk one block follows another, so that what is written is written in order.
+    """
+    in_place = isinstance(out, np.ndarray) or out is None
+    if in_place and not isinstance(out, np.memmap):
+        blocks = [replace(blocks[0], starts=np.concatenate([block.starts for block in blocks]))]
+    left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
+    largest = max(blocks, key=lambda block: block.starts.size).plan(left, batch_in_memory=not in_place)
+    writing = 0 if in_place else _COPIES_WRITING * largest.bytes_wanted
+    result = _checked_result(lazy, out, largest.peak_bytes + writing, limit)
+    first = 0
+    for block in blocks:
+        stop = first + block.starts.size
+        plan = block.plan(left, batch_in_memory=not in_place)
+        if in_place:
+            gather(block.rows, plan, result[first:stop])
+        else:
+            result[first:stop] = gather(block.rows, plan)
+        advance(plan.bytes_wanted)
+        first = stop
+    return result
+
+
+def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance) -> Any:
+    """Any graph, any scheduler."""
+    graph, size = flat_graph(lazy), sizes_of(lazy)
+    outputs = {(lazy.name, *index): index for index in np.ndindex(*lazy.numblocks)}
+    jobs = jobs_of(graph, list(outputs))
+    cost = _cost(graph, jobs, size)
+    if not isinstance(out, np.ndarray) and out is not None:
+        cost = replace(cost, a_result=(_COPIES_WRITING + 1) * cost.a_result)
+    left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
+    client = getattr(get, "__self__", None)
+    arriving: Iterator[tuple[Key, Any]]
+
+    if get in (dask.threaded.get, dask.local.get_sync):
+        most = 1 if get is dask.local.get_sync else local_threads()
+        threads = max(1, min(most, 1 + (left.n_bytes - cost.first_task) // cost.next_task))
+        result = _checked_result(lazy, out, cost.first_task + (threads - 1) * cost.next_task, limit)
+        land = _Landing(lazy, result, advance)
+        landed = {(f"land-{lazy.name}", *index): (partial(land, index), key) for key, index in outputs.items()}
+        get({**graph, **landed}, list(landed), num_workers=threads)
+        return result
+
+    if client is not None:
+        result = _checked_result(lazy, out, _COPIES_ARRIVING * cost.a_result, limit)
+        arriving = computed(client, jobs, _jobs_on(team_of(client), cost))
+    else:
+        most = local_threads()
+        each = _COPIES_ARRIVING * max(cost.outputs, 1)
+        at_once = max(1, min(most, left.n_bytes // each))
+        result = _checked_result(lazy, out, at_once * each, limit)
+        arriving = _in_turns(get, jobs, at_once, most)
+    land = _Landing(lazy, result, advance)
+    for key, block in arriving:
+        land(outputs[key], block)
+        del block  # before the next is made
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Bytes, of the largest job of a graph."""
+
+    first_task: int
+    """What one thread holds at most."""
+    next_task: int
+    """What each further thread adds."""
+    a_result: int
+    """One block of the result, while it is put in its place."""
+    outputs: int
+    """All blocks that a job makes."""
+
+
+def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes) -> _Cost:
+    # Thousands of jobs are alike: one of each kind tells as much.
+    kinds = {(len(job.graph), tuple(map(size, job.outputs))): job for job in jobs}.values()
+    held = [held_by(job, size) for job in kinds]
+    blocks = {block.starts.size: block for task in graph.values() if (block := block_of(task)) is not None}
+    engine = max((engine_bytes(block) for block in blocks.values()), default=0)
+    largest = max((size(key) for job in kinds for key in job.outputs), default=0)
+    return _Cost(
+        first_task=max((each.peak for each in held), default=0) + engine,
+        next_task=max((each.a_task for each in held), default=0) + engine + _TASK_OVERHEAD,
+        a_result=largest,
+        outputs=max((sum(map(size, job.outputs)) for job in kinds), default=0),
+    )
+
+
+def _jobs_on(team: Team, cost: _Cost) -> int:
+    """How many jobs a cluster may have at once.
+
+    Raises
+    ------
+    MemoryLimitError
+        Not even one.
+    """
+    needed = min(cost.first_task, cost.next_task)
+    if needed > team.thread_bytes or cost.first_task > team.total_bytes:
+        raise MemoryLimitError(
+            f"A task of this computation holds {format_bytes(needed)}, and all that belong together {format_bytes(cost.first_task)}, but "
+            f"a thread of a worker has {format_bytes(team.thread_bytes)}, and the cluster {format_bytes(team.total_bytes)}. "
+            "Choose a smaller block=, or give the workers more memory or fewer threads."
+        )
+    return max(1, min(_JOBS_A_THREAD * team.threads, team.total_bytes // cost.first_task))
+
+
+def _in_turns(get: Any, jobs: Sequence[Job], at_once: int, processes: int) -> Iterator[tuple[Key, Any]]:
+    """Some jobs, their results, and the next ones, by whatever dask was told to compute with."""
+    with contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if get is dask.multiprocessing.get and dask.config.get("pool", None) is None:
+            # One pool for all turns: dask would make one for each.
+            context = dask.multiprocessing.get_context()
+            pool = stack.enter_context(ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context))
+            options = {"pool": pool, "chunksize": 1}
+        for some in itertools.batched(jobs, at_once):
+            keys = [key for job in some for key in job.outputs]
+            blocks = list(get({key: task for job in some for key, task in job.graph.items()}, keys, **options))
+            for key in keys:
+                yield key, blocks.pop(0)
+
+
+class _Landing:
+    """Puts blocks in their places."""
+
+    def __init__(self, lazy: da.Array, result: Any, advance: Advance) -> None:
+        self._result, self._advance = result, advance
+        self._edges = [list(itertools.accumulate(sizes, initial=0)) for sizes in lazy.chunks]
+        # Two blocks may have parts of one chunk of a file, which takes one writer at a time.
+        self._lock = contextlib.nullcontext() if isinstance(result, np.ndarray) else threading.Lock()
+
+    def __call__(self, index: tuple[int, ...], block: Any) -> None:
+        place = tuple(slice(edges[i], edges[i + 1]) for edges, i in zip(self._edges, index))
+        with self._lock:
+            self._result[place or ...] = block
+        self._advance(block.nbytes)
+
+
+def _result_bytes(lazy: da.Array, out: Any) -> int:
+    return 0 if out is not None else int(lazy.nbytes)
+
+
+def _checked_result(lazy: da.Array, out: Any, in_flight: int, limit: Room) -> Any:
+    """Where the result goes, allocated now unless it was given.
+
+    Raises
+    ------
+    MemoryLimitError
+        It does not fit beside what is in flight.
+    """
+    result = _result_bytes(lazy, out)
+    if result + in_flight > limit.n_bytes:
+        raise MemoryLimitError(
+            f"This computation needs {format_bytes(result + in_flight)} (result {format_bytes(result)}, blocks in flight "
+            f"{format_bytes(in_flight)}), but the limit is {format_bytes(limit.n_bytes)} ({limit.bound_by}). "
+            "Choose a smaller block=, fewer windows or columns, raise memory_limit, or land the result on disk with out=numpy.memmap(...)."
+        )
+    return np.empty(lazy.shape, lazy.dtype) if out is None else out
+
+
+def _check_out(out: Any, lazy: da.Array) -> None:
+    if out is None:
+        return
+    shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+    wanted = f"an array of shape {lazy.shape} and dtype {lazy.dtype}"
+    if shape != lazy.shape or dtype != lazy.dtype or not hasattr(out, "__setitem__"):
+        raise OutError(f"out is a {type(out).__name__} of shape {shape} and dtype {dtype}. Give {wanted}.")
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise OutError(f"out is read-only. Give {wanted} that can be written.")

@@ -1,0 +1,153 @@
+"""What does a dask cluster offer, and how is work handed to it a few tasks at a time?"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from swath.errors import OptionError, WorkersLostError
+
+Key = Any
+"""What dask names a task by."""
+
+# Of a worker's memory dask leaves the last part to spilling and to pausing: from 60 % on it writes results to its disk.
+_SHARE_OF_WORKER = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """The workers of a cluster, as they are now."""
+
+    threads: int
+    """Of all together, at least 1."""
+    thread_bytes: int
+    """What a task may hold where a worker has least for each of its threads."""
+    total_bytes: int
+    """What all may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Tasks that share no result with those of another job."""
+
+    graph: Mapping[Key, Any]
+    outputs: tuple[Key, ...]
+
+
+def find_client(client: Any = None) -> Any:
+    """The client that is given, or the one that is active; None if there is none.
+
+    Raises
+    ------
+    OptionError
+        The client that is given answers to ``await`` only.
+    """
+    if client is not None:
+        if client.asynchronous:
+            raise OptionError(f"{client} is asynchronous. Give a client that was made without asynchronous=True.")
+        return client
+    if (distributed := sys.modules.get("distributed")) is None:
+        return None
+    try:
+        found = distributed.default_client()
+    except ValueError:
+        return None
+    return None if found.asynchronous else found
+
+
+def team_of(client: Any) -> Team:
+    """What the workers have; without workers, or without limits, as if there were one of any size."""
+    workers = client.scheduler_info()["workers"].values()
+    limits = [(worker["nthreads"], worker["memory_limit"] or sys.maxsize) for worker in workers]
+    return Team(
+        threads=sum(threads for threads, _ in limits) or 1,
+        thread_bytes=min((int(limit * _SHARE_OF_WORKER) // threads for threads, limit in limits), default=sys.maxsize),
+        total_bytes=sum(int(limit * _SHARE_OF_WORKER) for _, limit in limits) or sys.maxsize,
+    )
+
+
+def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[Key, Any]]:
+    """Each output of each job, as it is done; at most so many jobs are begun before the first of them has been fetched.
+
+    Results come from the workers themselves, unless the client was told not to ask them (``direct_to_workers=False``).
+
+    Raises
+    ------
+    WorkersLostError
+        A task has ended worker after worker.
+    """
+    import distributed
+
+    direct = client.direct_to_workers is not False
+    waiting = iter(jobs)
+    of_job: dict[Key, list[int]] = {}
+    futures: dict[Key, Any] = {}
+    done = distributed.as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
+
+    def begin(n: int) -> None:
+        for job in islice(waiting, n):
+            unfetched = [len(job.outputs)]
+            of_job.update(dict.fromkeys(job.outputs, unfetched))
+            some = client.get(job.graph, list(job.outputs), sync=False)
+            futures.update((future.key, future) for future in some)
+            done.update(some)  # type: ignore[no-untyped-call]
+
+    begin(at_once)
+    try:
+        for future in done:
+            with _deaths_told():
+                value = client.gather(future, direct=direct)
+            del futures[future.key]
+            unfetched = of_job.pop(future.key)
+            unfetched[0] -= 1
+            if not unfetched[0]:
+                begin(1)  # workers go on while the caller puts this in its place
+            yield future.key, value
+            del future, value  # else both would be held while the next is fetched
+    finally:
+        client.cancel(list(futures.values()))
+
+
+def on_workers(client: Any, task: Callable[..., Any], items: Sequence[Any], name: str, **shared: Any) -> Iterator[Any]:
+    """What ``task`` returns for each item, which should be little, as it is done; all are handed over at once.
+
+    What is ``shared`` is sent to the cluster once, and sent again to a worker that takes the place of one that died.
+
+    Raises
+    ------
+    WorkersLostError
+        A task has ended worker after worker.
+    """
+    import distributed
+
+    sent = {key: client.submit(_same, value, pure=False) for key, value in shared.items()}
+    futures = client.map(task, items, key=name, pure=False, **sent)
+    try:
+        for future in distributed.as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
+            with _deaths_told():
+                result = future.result()
+            yield result
+    finally:
+        client.cancel(futures)
+
+
+@contextlib.contextmanager
+def _deaths_told() -> Iterator[None]:
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise WorkersLostError(
+            f"Task {error.task} ended {error.allowed_failures + 1} workers one after another. "
+            "Look into their logs; where they ran out of memory, choose smaller blocks or shards, or give them more."
+        ) from error
+
+
+def _same(value: Any) -> Any:
+    """A task that is run again where its worker has died, as what is scattered is not."""
+    return value
