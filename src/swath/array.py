@@ -231,7 +231,7 @@ class RowArray:
         plain = lazy.windows(
             self._rows, starts, window=window, columns=columns, block=block, order=order, memory_limit=memory_limit
         )
-        return computing.Windows(plain.dask, plain.name, plain.chunks, meta=plain._meta)
+        return computing.Windows(plain.dask, plain.name, plain.chunks, meta=plain._meta)  # type: ignore[no-untyped-call]
 
     def append(
         self,
