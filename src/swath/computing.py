@@ -44,6 +44,9 @@ _JOBS_A_THREAD = 2
 # What writes to a file for us takes a block apart, and encodes some of its parts at once.
 _COPIES_WRITING = 2
 
+# What the scheduler is configured to be while a client is active.
+_OF_CLIENT = "dask.distributed"
+
 # Stack, arguments and the allocator's slack of a thread that runs tasks.
 _TASK_OVERHEAD = 2**20
 
@@ -97,7 +100,7 @@ def compute(
     OutError
         ``out`` has another shape or dtype.
     OptionError
-        ``lazy`` is no dask array, or its shape is not known.
+        ``lazy`` is no dask array, or its shape is not known; or there is no such scheduler.
     WorkersLostError
         A task has ended worker after worker of a cluster.
 
@@ -118,12 +121,31 @@ def compute(
         )
     _check_out(out, lazy)
     limit = resolve_limit(memory_limit)
-    get = get_scheduler(collections=[lazy], scheduler=scheduler)
+    get = _get_of(lazy, scheduler)
     blocks = blocks_of(lazy) if get in (dask.threaded.get, dask.local.get_sync) else None
     with progress_bar("compute", int(lazy.nbytes), progress) as advance:
         if blocks is not None:
             return _gather_blocks(lazy, blocks, out, limit, advance)
         return _run_graph(lazy, get, out, limit, advance)
+
+
+def _get_of(lazy: da.Array, scheduler: Any) -> Any:
+    """What computes a graph.
+
+    Raises
+    ------
+    OptionError
+        dask knows no such scheduler, or it is a client that answers to ``await`` only.
+    """
+    try:
+        return get_scheduler(collections=[lazy], scheduler=scheduler)
+    except (ValueError, RuntimeError) as error:
+        if scheduler is None and dask.config.get("scheduler", None) == _OF_CLIENT:
+            return lazy.__dask_scheduler__  # the client answers to ``await`` only
+        raise OptionError(
+            f"dask cannot compute with scheduler={scheduler!r} ({error}). Give 'threads', 'synchronous', 'processes', or a Client "
+            "that was made without asynchronous=True."
+        ) from error
 
 
 def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: Room, advance: Advance) -> Any:
@@ -233,7 +255,7 @@ def _jobs_on(team: Team, cost: _Cost) -> int:
             f"a thread of a worker has {format_bytes(team.thread_bytes)}, and the cluster {format_bytes(team.total_bytes)}. "
             "Choose a smaller block=, or give the workers more memory or fewer threads."
         )
-    return max(1, min(_JOBS_A_THREAD * team.threads, team.total_bytes // cost.first_task))
+    return max(1, min(_JOBS_A_THREAD * team.threads, team.total_bytes // max(1, cost.first_task)))
 
 
 def _in_turns(get: Any, jobs: Sequence[Job], at_once: int, processes: int) -> Iterator[tuple[Key, Any]]:

@@ -31,7 +31,10 @@ class Held:
 
 
 def flat_graph(lazy: da.Array) -> dict[Key, Any]:
-    """All tasks, as dask runs them. They are not fused: a fused task holds each of its steps until the last has been made."""
+    """All tasks, as dask runs them, but for those whose results a cluster has already (``persist``).
+
+    They are not fused: a fused task holds each of its steps until the last has been made.
+    """
     graph: dict[Key, Any] = convert_legacy_graph(lazy.dask.to_dict())
     return graph
 
@@ -64,14 +67,14 @@ def jobs_of(graph: Mapping[Key, Any], outputs: Sequence[Key]) -> list[Job]:
     needed, left = set(outputs), list(outputs)
     while left:
         key = left.pop()
-        for other in graph[key].dependencies:
+        for other in _unmade(graph, key):
             parts[root(other)] = root(key)
             if other not in needed:
                 needed.add(other)
                 left.append(other)
     tasks: dict[Key, dict[Key, Any]] = defaultdict(dict)
     wanted: dict[Key, list[Key]] = defaultdict(list)
-    for key in needed:
+    for key in needed & graph.keys():
         tasks[root(key)][key] = graph[key]
     for key in outputs:
         wanted[root(key)].append(key)
@@ -82,8 +85,8 @@ def held_by(job: Job, size: Sizes) -> Held:
     """What a job holds if its tasks run in the order that dask gives them, and each output leaves once it is there."""
     graph = job.graph
     users = dict.fromkeys(graph, 0)
-    for task in graph.values():
-        for other in task.dependencies:
+    for key in graph:
+        for other in _unmade(graph, key):
             users[other] += 1
     outputs = set(job.outputs)
     now = peak = a_task = 0
@@ -94,13 +97,18 @@ def held_by(job: Job, size: Sizes) -> Held:
         made_on_the_way = 0 if block_of(task) is not None else own
         peak = max(peak, now + made_on_the_way)
         a_task = max(a_task, own + made_on_the_way + sum(map(size, task.dependencies)))
-        for other in task.dependencies:
+        for other in _unmade(graph, key):
             users[other] -= 1
             if not users[other]:
                 now -= size(other)
         if key in outputs and not users[key]:
             now -= own
     return Held(peak, a_task)
+
+
+def _unmade(graph: Mapping[Key, Any], key: Key) -> list[Key]:
+    """What a task needs that is not there yet."""
+    return [other for other in graph[key].dependencies if other in graph] if key in graph else []
 
 
 def _chunks(layer: Any) -> tuple[tuple[int, ...], ...] | None:

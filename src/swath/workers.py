@@ -61,7 +61,7 @@ def find_client(client: Any = None) -> Any:
 
 def team_of(client: Any) -> Team:
     """What the workers have; without workers, or without limits, as if there were one of any size."""
-    workers = client.scheduler_info()["workers"].values()
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [(worker["nthreads"], worker["memory_limit"] or sys.maxsize) for worker in workers]
     return Team(
         threads=sum(threads for threads, _ in limits) or 1,
@@ -96,20 +96,23 @@ def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[K
             futures.update((future.key, future) for future in some)
             done.update(some)  # type: ignore[no-untyped-call]
 
-    begin(at_once)
     try:
-        for future in done:
-            with _deaths_told():
-                value = client.gather(future, direct=direct)
-            del futures[future.key]
-            unfetched = of_job.pop(future.key)
-            unfetched[0] -= 1
-            if not unfetched[0]:
-                begin(1)  # workers go on while the caller puts this in its place
-            yield future.key, value
-            del future, value  # else both would be held while the next is fetched
+        with _thread_left_to_others():
+            begin(at_once)
+            for future in done:
+                with _deaths_told():
+                    value = client.gather(future, direct=direct)
+                del futures[future.key]
+                unfetched = of_job.pop(future.key)
+                unfetched[0] -= 1
+                if not unfetched[0]:
+                    begin(1)  # workers go on while the caller puts this in its place
+                yield future.key, value
+                del future, value  # else both would be held while the next is fetched
     finally:
-        client.cancel(list(futures.values()))
+        # Not cancelled: another thread may compute the same, or have persisted it, by the same client.
+        for future in futures.values():
+            future.release()
 
 
 def on_workers(client: Any, task: Callable[..., Any], items: Sequence[Any], name: str, **shared: Any) -> Iterator[Any]:
@@ -127,10 +130,11 @@ def on_workers(client: Any, task: Callable[..., Any], items: Sequence[Any], name
     sent = {key: client.submit(_same, value, pure=False) for key, value in shared.items()}
     futures = client.map(task, items, key=name, pure=False, **sent)
     try:
-        for future in distributed.as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
-            with _deaths_told():
-                result = future.result()
-            yield result
+        with _thread_left_to_others():
+            for future in distributed.as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
+                with _deaths_told():
+                    result = future.result()
+                yield result
     finally:
         client.cancel(futures)
 
@@ -146,6 +150,22 @@ def _deaths_told() -> Iterator[None]:
             f"Task {error.task} ended {error.allowed_failures + 1} workers one after another. "
             "Look into their logs; where they ran out of memory, choose smaller blocks or shards, or give them more."
         ) from error
+
+
+@contextlib.contextmanager
+def _thread_left_to_others() -> Iterator[None]:
+    """What is called in a task waits for other tasks, which on a worker of one thread would wait for it."""
+    from distributed import rejoin, secede
+
+    try:
+        secede()  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError):  # no task, or one that has left its thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()  # type: ignore[no-untyped-call]
 
 
 def _same(value: Any) -> Any:
