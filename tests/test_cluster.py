@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"chunk_rows": 8, "shard_rows": 400, "codec": "lz4"}
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     cluster = LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, host="127.0.0.1"
+        n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     )
     with cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
         yield client

@@ -102,12 +102,13 @@ def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[K
             for future in done:
                 with _deaths_told():
                     value = client.gather(future, direct=direct)
-                del futures[future.key]
-                unfetched = of_job.pop(future.key)
+                key = future.key
+                futures.pop(key).release()  # here it is; the worker needs the room for the next
+                unfetched = of_job.pop(key)
                 unfetched[0] -= 1
                 if not unfetched[0]:
                     begin(1)  # workers go on while the caller puts this in its place
-                yield future.key, value
+                yield key, value
                 del future, value  # else both would be held while the next is fetched
     finally:
         # Not cancelled: another thread may compute the same, or have persisted it, by the same client.
