@@ -97,7 +97,7 @@ def client_by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]
             local = ["--local-directory", str(folder), "--nthreads", "2", nanny]
             stack.enter_context(_running(cwd, "worker", address, *local, *options))
         client = stack.enter_context(Client(address, set_as_default=False))  # type: ignore[no-untyped-call]
-        client.wait_for_workers(2, timeout=60)  # type: ignore[no-untyped-call]
+        client.wait_for_workers(2, timeout=60)
         yield client
 
 
@@ -429,6 +429,21 @@ def test_workers_wait_for_one_who_lands_slowly(
     # Two jobs for each of four threads, of one task that makes one result, or of four that make the fifth.
     jobs, tasks = (8, 1) if made(a.windows(STARTS, block=5)).npartitions == 60 else (8, 5)
     assert jobs / 2 < plugin.most <= jobs * tasks
+
+
+def test_workers_that_come_later_get_their_part(a: swath.RowArray) -> None:
+    plugin, out = _MostInMemory(), _Slow(0.05)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **NO_DASHBOARD) as cluster,  # type: ignore[no-untyped-call]
+        Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+    ):
+        cluster.scheduler.add_plugin(plugin, name="most-in-memory")
+        grow = threading.Timer(0.5, cluster.scale, [4])
+        grow.start()
+        swath.compute(a.windows(STARTS, block=5), out=out, scheduler=client)
+        grow.join()
+    assert_same(out.rows, WANTED)
+    assert plugin.most > 2
 
 
 def test_tasks_of_a_store_of_ten_thousand_sources_are_small(tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ class Team:
         return {each.pid: each.worker_address for each in nannies if each.pid and each.worker_address}
 
     def is_busy(self, pid: int) -> bool:
-        """Whether the scheduler has given tasks to this worker that it has not ended."""
+        """Whether this worker runs tasks, or has results that nobody has fetched."""
         state = self.cluster.scheduler.workers.get(self.workers().get(pid))
-        return state is not None and bool(state.processing)
+        return state is not None and bool(state.processing or state.has_what)
 
     def make_whole(self, without: int = 0) -> None:
         """Wait for both workers, after one was killed for another in its place."""
@@ -137,7 +137,7 @@ class Trials:
     quiet: list[float] = field(default_factory=list)
     disturbed: list[float] = field(default_factory=list)
     hits: list[bool] = field(default_factory=list)
-    """Whether the worker had tasks when it happened."""
+    """Whether the worker had tasks or results when it happened."""
 
     def run_quiet(self, n: int) -> float:
         """The median of some undisturbed runs, in seconds."""
@@ -173,7 +173,7 @@ class Trials:
     def report(self, name: str) -> None:
         """The figures, for who runs with -s."""
         print(
-            f"\n{name}: {len(self.disturbed)} trials, {sum(self.hits)} while the worker had tasks, 0 wrong, 0 hangs; "
+            f"\n{name}: {len(self.disturbed)} trials, {sum(self.hits)} while the worker had tasks or results, 0 wrong, 0 hangs; "
             f"quiet median {statistics.median(self.quiet):.2f} s, disturbed median {statistics.median(self.disturbed):.2f} s, "
             f"most {max(self.disturbed):.2f} s"
         )

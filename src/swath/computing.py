@@ -197,7 +197,8 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
 
     if client is not None:
         result = _checked_result(lazy, out, _COPIES_ARRIVING * cost.a_result, limit)
-        arriving = computed(client, jobs, _jobs_on(team_of(client), cost))
+        _check_workers(team_of(client), cost)
+        arriving = computed(client, jobs, partial(_jobs_on, cost))
     else:
         most = local_threads()
         each = _COPIES_ARRIVING * max(cost.outputs, 1)
@@ -240,13 +241,13 @@ def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes) -> _Cost:
     )
 
 
-def _jobs_on(team: Team, cost: _Cost) -> int:
-    """How many jobs a cluster may have at once.
+def _check_workers(team: Team, cost: _Cost) -> None:
+    """Refuse what a cluster cannot hold.
 
     Raises
     ------
     MemoryLimitError
-        Not even one.
+        Not even one job.
     """
     needed = min(cost.first_task, cost.next_task)
     if needed > team.thread_bytes or cost.first_task > team.total_bytes:
@@ -255,6 +256,10 @@ def _jobs_on(team: Team, cost: _Cost) -> int:
             f"a thread of a worker has {format_bytes(team.thread_bytes)}, and the cluster {format_bytes(team.total_bytes)}. "
             "Choose a smaller block=, or give the workers more memory or fewer threads."
         )
+
+
+def _jobs_on(cost: _Cost, team: Team) -> int:
+    """How many jobs a cluster may have at once."""
     return max(1, min(_JOBS_A_THREAD * team.threads, team.total_bytes // max(1, cost.first_task)))
 
 

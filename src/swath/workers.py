@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,9 @@ Key = Any
 
 # Of a worker's memory dask leaves the last part to spilling and to pausing: from 60 % on it writes results to its disk.
 _SHARE_OF_WORKER = 0.6
+
+# How often the workers are looked at while they compute: it costs some milliseconds.
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,8 @@ def team_of(client: Any) -> Team:
     )
 
 
-def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[Key, Any]]:
-    """Each output of each job, as it is done; at most so many jobs are begun before the first of them has been fetched.
+def computed(client: Any, jobs: Sequence[Job], at_once: Callable[[Team], int]) -> Iterator[tuple[Key, Any]]:
+    """Each output of each job, as it is done; at most so many jobs are begun that have not been fetched.
 
     Results come from the workers themselves, unless the client was told not to ask them (``direct_to_workers=False``).
 
@@ -83,13 +87,18 @@ def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[K
     import distributed
 
     direct = client.direct_to_workers is not False
-    waiting = iter(jobs)
+    looked, most = time.monotonic(), at_once(team_of(client))
+    waiting, begun = iter(jobs), 0
     of_job: dict[Key, list[int]] = {}
     futures: dict[Key, Any] = {}
     done = distributed.as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
 
-    def begin(n: int) -> None:
-        for job in islice(waiting, n):
+    def begin() -> None:
+        nonlocal looked, most, begun
+        if time.monotonic() > looked + _LOOK_SECONDS:  # workers come and go
+            looked, most = time.monotonic(), at_once(team_of(client))
+        for job in islice(waiting, max(0, most - begun)):
+            begun += 1
             unfetched = [len(job.outputs)]
             of_job.update(dict.fromkeys(job.outputs, unfetched))
             some = client.get(job.graph, list(job.outputs), sync=False)
@@ -98,7 +107,7 @@ def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[K
 
     try:
         with _thread_left_to_others():
-            begin(at_once)
+            begin()
             for future in done:
                 with _deaths_told():
                     value = client.gather(future, direct=direct)
@@ -107,7 +116,8 @@ def computed(client: Any, jobs: Sequence[Job], at_once: int) -> Iterator[tuple[K
                 unfetched = of_job.pop(key)
                 unfetched[0] -= 1
                 if not unfetched[0]:
-                    begin(1)  # workers go on while the caller puts this in its place
+                    begun -= 1
+                    begin()  # workers go on while the caller puts this in its place
                 yield key, value
                 del future, value  # else both would be held while the next is fetched
     finally:
