@@ -14,9 +14,7 @@ from statistics import median
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
-from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, wait
 from distributed.deploy.subprocess import SubprocessCluster
 from numpy.typing import NDArray
@@ -52,6 +50,8 @@ class Parameters:
     idle_scheduler: float
     """Cores that it keeps busy with nothing to do."""
     idle_worker: float
+    gather_s: float
+    """Of a worker for a block of many windows, beside what a task of one small window costs: it starts threads."""
     request_s: float
     read_byte_s: float
     """For each byte read, checked, and put in a batch, from the page cache."""
@@ -62,6 +62,10 @@ class Parameters:
     place_byte_s: float
     ingest_byte_s: float
     """For each byte of rows that are read from memory, and written with their checksums."""
+
+    def read_core_s(self, requests: int, n_bytes: int) -> float:
+        """Of one gather."""
+        return self.gather_s + requests * self.request_s + n_bytes * self.read_byte_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,13 @@ class Machine:
             "distributed.scheduler.dashboard.enabled": False,
         }
         with dask.config.set(quiet):
-            self._cluster = SubprocessCluster(  # type: ignore[no-untyped-call]
-                host="127.0.0.1", n_workers=1, threads_per_worker=1, dashboard_address=None
+            self._cluster = SubprocessCluster(
+                host="127.0.0.1", n_workers=1, threads_per_worker=1, dashboard_address=":0"
             )
         self.client = Client(self._cluster, set_as_default=False)  # type: ignore[no-untyped-call]
 
     def scale(self, workers: int) -> None:
-        self._cluster.scale(workers)
+        self._cluster.scale(workers)  # type: ignore[no-untyped-call]
         self.client.wait_for_workers(workers, timeout=120)
 
     def core_s(self) -> NDArray[np.float64]:
@@ -151,7 +155,7 @@ def _measure_landing_costs(machine: Machine, a: Any, tasks: int, idle: NDArray[n
     for start in starts[: max(8, tasks // 8)]:  # nothing overlaps, so what no core does is the way of messages
         before, begin = machine.core_s(), time.perf_counter()
         future = machine.client.submit(int, start, pure=False)
-        machine.client.gather(future, direct=True)
+        machine.client.gather(future, direct=True)  # type: ignore[no-untyped-call]
         seconds = time.perf_counter() - begin
         alone.append(seconds - float((machine.core_s() - before).sum()))
     hop_s = max(0.0, median(alone)) / _HOPS_ALONE
@@ -166,9 +170,10 @@ def _measure_bulk_costs(machine: Machine, a: Any, tasks: int, idle: NDArray[np.f
     """The same tasks in one graph, of which little comes back."""
 
     def run(n: int) -> TaskCosts:
-        lazy = a.windows(random_starts(len(a), n, WINDOW, n), block=1)
+        windows = a.windows(random_starts(len(a), n, WINDOW, n), block=1)
+        stamps = windows.map_blocks(_stamp, drop_axis=(1, 2), chunks=((1,) * n,), dtype=float)
         before, begin, now = machine.core_s(), time.perf_counter(), time.time()
-        future = machine.client.compute(lazy.map_blocks(_stamp, drop_axis=(1, 2), chunks=((1,) * n,), dtype=float))
+        future = machine.client.compute(stamps)  # type: ignore[no-untyped-call]
         first = (min(future.result()) - now) / n
         client_s, scheduler_s, worker_s = _each(machine, before, begin, idle, n)
         begin_s = min(scheduler_s, max(0.0, first - client_s))
@@ -193,7 +198,7 @@ def _gathers(path: str, n_windows: int, count: int) -> tuple[float, float]:
     lengths = []
     for seed in range(count + 1):
         starts = random_starts(len(a), n_windows, WINDOW, seed)
-        (block,) = blocks_of(a.windows(starts, block=n_windows)) or ()
+        [block] = blocks_of(a.windows(starts, block=n_windows)) or []
         begin, core = time.perf_counter(), time.process_time()
         block()
         lengths.append((time.process_time() - core, time.perf_counter() - begin))
@@ -203,25 +208,26 @@ def _gathers(path: str, n_windows: int, count: int) -> tuple[float, float]:
 
 def _measure_gather(machine: Machine, folder: Path, scale: Scale) -> dict[str, float]:
     """Seconds of a core for each gather, request and byte, from gathers that have them in other proportions."""
-    facts, measured, busy = [], [], []
-    largest = max(scale.blocks)
-    # (rows of 1 KB or of 16 KB, windows): few and many requests, of few and of many bytes
-    for name, windows in [("rows", 4), *(("rows", n) for n in scale.blocks), ("small", 4), ("small", largest)]:
-        path = str(folder / f"{name}.zarr")
-        plan = swath.open(path).plan(random_starts(len(swath.open(path)), windows, WINDOW, 0))
-        count = max(3, min(30, 4 * largest // windows))
-        core_s, cores = machine.client.submit(_gathers, path, windows, count, pure=False).result()
+    most = max(scale.blocks)
+    blocks = [("rows", 4), *(("rows", windows) for windows in scale.blocks), ("small", most), ("small", 4 * most)]
+    facts, core_s, cores = [], [], []
+    for name, windows in blocks:
+        a = swath.open(str(folder / f"{name}.zarr"))
+        plan = a.plan(random_starts(len(a), windows, WINDOW, 0))
+        count = max(5, min(30, 4 * most // windows))
+        gathers = machine.client.submit(_gathers, a.url, windows, count, pure=False).result()
         facts.append((1.0, plan.requests, plan.bytes_read))
-        measured.append(core_s)
-        if (name, windows) == ("rows", largest):
-            busy.append(cores)
-    weights = 1 / np.array(measured)  # each gather counts alike, however long it took
-    solved = np.linalg.lstsq(np.array(facts) * weights[:, None], np.array(measured) * weights)[0]
-    _, request_s, read_byte_s = (max(0.0, float(value)) for value in solved)  # the first is in the cost of a task
+        core_s.append(gathers[0])
+        cores.append(gathers[1])
+    weights = 1 / np.array(core_s)  # each counts alike, however long it took
+    solved = np.linalg.lstsq(np.array(facts) * weights[:, None], np.array(core_s) * weights)[0]
+    in_a_task, _ = machine.client.submit(_gathers, str(folder / "small.zarr"), 1, 30, pure=False).result()
+    gather_s, request_s, read_byte_s = (max(0.0, float(value)) for value in solved)
     return {
+        "gather_s": max(0.0, gather_s - in_a_task),
         "request_s": request_s,
         "read_byte_s": read_byte_s,
-        "gather_cores": max(1.0, busy[0]),
+        "gather_cores": max(1.0, *cores),
     }
 
 
@@ -235,7 +241,7 @@ def _measure_landing(machine: Machine, scale: Scale) -> dict[str, float]:
         with machine.client.as_current():
             wait(future)  # type: ignore[no-untyped-call]
         before = machine.core_s()
-        value = machine.client.gather(future, direct=True)
+        value = machine.client.gather(future, direct=True)  # type: ignore[no-untyped-call]
         after = machine.core_s()
         begin = time.process_time()
         place[...] = value
@@ -265,7 +271,7 @@ def setup_here(
         n_bytes,
         JOBS_A_THREAD,
     )
-    read_core_s = plan.requests * parameters.request_s + plan.bytes_read * parameters.read_byte_s
+    read_core_s = parameters.read_core_s(plan.requests, plan.bytes_read)
     no_limit = float("inf")
     return Setup(
         cluster=Cluster(1, workers, 1, cores, no_limit, 0.0, no_limit),
@@ -329,7 +335,7 @@ def _land(client: Client, a: Any, starts: NDArray[np.int64], block: int, out: ND
 
 def _look(client: Client, a: Any, starts: NDArray[np.int64], block: int, out: NDArray[Any]) -> None:
     lazy = a.windows(starts, block=block).map_blocks(_corner, drop_axis=(1, 2), dtype=out.dtype)
-    client.compute(lazy).result()
+    client.compute(lazy).result()  # type: ignore[no-untyped-call]
 
 
 def _timed(machine: Machine, call: Callable[[], None]) -> Timed:

@@ -8,17 +8,20 @@ does with its bytes at the same time (waiting, reading, checking) ends when the 
 It knows nothing of machines: `Setup` has all it needs. Blocks are alike, and nothing fails.
 """
 
-import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
-Done = Callable[[], None]
+from events import Clock, Done, Shared, Turns
 
 # dask gives a worker one task more than it has threads for, so that none waits for the scheduler.
 _TASKS_AHEAD = 1
+
+THREADS = "worker threads"
+
+# What is used this much is what limits: a run has a beginning and an end.
+_USED_UP = 0.8
 
 # Requests of the client for one result: where is it, and then the bytes; there and back.
 _HOPS_A_FETCH = 4
@@ -127,152 +130,41 @@ class Prediction:
 
     @property
     def limit(self) -> str:
-        """The resource that has least left; worker threads that wait only if nothing is used more than they."""
-        return max(self.utilisation, key=lambda name: (round(self.utilisation[name], 2), name != "worker threads"))
-
-
-class _Clock:
-    """Things that happen in order of time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._events: list[tuple[float, int, Done]] = []
-        self._order = count()
-
-    def after(self, delay: float, call: Done) -> None:
-        heapq.heappush(self._events, (self.now + delay, next(self._order), call))
-
-    def run(self) -> None:
-        while self._events:
-            self.now, _, call = heapq.heappop(self._events)
-            call()
-
-
-class _Users:
-    """Those who are served at the same rate: each ends when as much has been given to one as it came for."""
-
-    __slots__ = ("ends", "given", "rate")
-
-    def __init__(self) -> None:
-        self.given = self.rate = 0.0
-        self.ends: list[tuple[float, int, Done]] = []
-
-
-class _Shared:
-    """A resource that its users share alike, none at more than its own most."""
-
-    def __init__(self, clock: _Clock, capacity: float) -> None:
-        self._clock, self._capacity = clock, capacity
-        self._users: dict[float, _Users] = {}
-        self._order = count()
-        self._version = 0
-        self._since = self.used = 0.0
-
-    def use(self, amount: float, most: float, done: Done) -> None:
-        if amount <= 0 or math.isinf(self._capacity):
-            self._clock.after(max(amount, 0.0) / most, done)
-            return
-        self._advance()
-        users = self._users.setdefault(min(most, self._capacity), _Users())
-        heapq.heappush(users.ends, (users.given + amount, next(self._order), done))
-        self._plan_next()
-
-    def _advance(self) -> None:
-        seconds = self._clock.now - self._since
-        self._since = self._clock.now
-        for users in self._users.values():
-            users.given += users.rate * seconds
-            self.used += users.rate * seconds * len(users.ends)
-
-    def _plan_next(self) -> None:
-        left, waiting, first = self._capacity, sum(len(users.ends) for users in self._users.values()), math.inf
-        next_users: _Users | None = None
-        for most in sorted(self._users):  # who takes less than an equal share leaves the rest to others
-            users = self._users[most]
-            if not users.ends:
-                continue
-            users.rate = min(most, left / waiting)
-            left -= users.rate * len(users.ends)
-            waiting -= len(users.ends)
-            if (seconds := (users.ends[0][0] - users.given) / users.rate) < first:
-                first, next_users = seconds, users
-        self._version += 1
-        if next_users is not None:
-            version, due = self._version, next_users
-            self._clock.after(max(first, 0.0), lambda: self._finish(version, due))
-
-    def _finish(self, version: int, users: _Users) -> None:
-        if version != self._version:  # somebody came or went since
-            return
-        self._advance()
-        users.given = max(users.given, users.ends[0][0])
-        done = []
-        while users.ends and users.ends[0][0] <= users.given * (1 + 1e-12):
-            done.append(heapq.heappop(users.ends)[2])
-        if not users.ends:
-            users.given = users.rate = 0.0
-        self._plan_next()
-        for call in done:
-            call()
-
-
-class _Turns:
-    """Something that so many may hold at once; the others wait in the order in which they came."""
-
-    def __init__(self, clock: _Clock, places: int) -> None:
-        self._clock, self._free = clock, places
-        self._waiting: deque[Done] = deque()
-        self.held = 0.0
-
-    def take(self, call: Done) -> None:
-        if self._free:
-            self._free -= 1
-            self._hold(call)
-        else:
-            self._waiting.append(call)
-
-    def leave(self) -> None:
-        self.held += self._clock.now
-        if self._waiting:  # by way of the clock: thousands may wait, and each call within the last would be too deep
-            call = self._waiting.popleft()
-            self._clock.after(0.0, lambda: self._hold(call))
-        else:
-            self._free += 1
-
-    def _hold(self, call: Done) -> None:
-        self.held -= self._clock.now
-        call()
+        """The resource that has least left; threads that wait for something are the limit where nothing else is used up."""
+        others = {name: used for name, used in self.utilisation.items() if name != THREADS}
+        most = max(others, key=others.__getitem__)
+        return most if others[most] > min(_USED_UP, self.utilisation[THREADS]) else THREADS
 
 
 class _Node:
     """A machine with workers."""
 
-    def __init__(self, clock: _Clock, cluster: Cluster, store: "_Store | None", of: Store) -> None:
-        self.cores = _Shared(clock, cluster.cores)
-        self.network = _Shared(clock, cluster.network)
+    def __init__(self, clock: Clock, cluster: Cluster, store: "_Store | None", of: Store) -> None:
+        self.cores = Shared(clock, cluster.cores)
+        self.network = Shared(clock, cluster.network)
         self.store = store or _Store(clock, of)
 
 
 class _Store:
     """A store of some kind."""
 
-    def __init__(self, clock: _Clock, of: Store) -> None:
-        self.bytes = _Shared(clock, of.bandwidth)
-        self.requests = _Shared(clock, of.requests_a_second)
+    def __init__(self, clock: Clock, of: Store) -> None:
+        self.bytes = Shared(clock, of.bandwidth)
+        self.requests = Shared(clock, of.requests_a_second)
 
 
 class _Run:
     """One course of events."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup, self._clock = setup, (clock := _Clock())
+        self._setup, self._clock = setup, (clock := Clock())
         cluster = setup.cluster
         store = None if setup.store.is_local else _Store(clock, setup.store)
         self._nodes = [_Node(clock, cluster, store, setup.store) for _ in range(min(cluster.nodes, cluster.workers))]
-        self._head = _Shared(clock, cluster.head_cores) if cluster.head_cores else self._nodes[0].cores
-        self._client_network = _Shared(clock, cluster.client_network)
-        self._client, self._scheduler = _Turns(clock, 1), _Turns(clock, 1)
-        self._workers = [_Turns(clock, cluster.threads) for _ in range(cluster.workers)]
+        self._head = Shared(clock, cluster.head_cores) if cluster.head_cores else self._nodes[0].cores
+        self._client_network = Shared(clock, cluster.client_network)
+        self._client, self._scheduler = Turns(clock, 1), Turns(clock, 1)
+        self._workers = [Turns(clock, cluster.threads) for _ in range(cluster.workers)]
         places = cluster.threads + _TASKS_AHEAD
         self._places = deque(worker for _ in range(places) for worker in range(cluster.workers))
         self._unassigned = 0
@@ -371,7 +263,7 @@ class _Run:
         store, work = self._setup.store, self._setup.work
         rounds = math.ceil(requests / work.in_flight)
         a_round = store.latency_s + (n_bytes / requests / store.stream_rate if requests else 0.0)
-        parts: list[tuple[_Shared, float, float]] = [
+        parts: list[tuple[Shared, float, float]] = [
             (node.cores, core_s, work.cores),
             (node.store.bytes, n_bytes, math.inf),
             (node.store.requests, requests, math.inf),
@@ -417,9 +309,9 @@ class _Run:
         if not self._unfinished:
             self._end = self._clock.now + self._setup.blocks * self._setup.closing_s
 
-    def _together(self, parts: Sequence[tuple[_Shared, float, float]], at_least: float, done: Done) -> None:
+    def _together(self, parts: Sequence[tuple[Shared, float, float]], at_least: float, done: Done) -> None:
         """All at once; done when the last is."""
-        needed = [part for part in parts if part[1] > 0]
+        needed = [part for part in parts if part[1] > 0 and not part[0].is_free(part[2])]
         left = len(needed) + 1
 
         def one_done() -> None:
@@ -444,7 +336,7 @@ class _Run:
             "store's bytes": sum(each.bytes.used for each in stores) / store.bandwidth / len(stores),
             "store's requests": sum(each.requests.used for each in stores) / store.requests_a_second / len(stores),
             "cores": sum(node.cores.used for node in nodes) / cluster.cores / len(nodes),
-            "worker threads": held / cluster.threads / cluster.workers,
+            THREADS: held / cluster.threads / cluster.workers,
         }
         return {name: amount / seconds for name, amount in used.items()}
 
