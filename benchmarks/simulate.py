@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import click
-from calibration import Machine, Scale, check, from_record, measure
+from calibration import Machine, Parameters, Scale, check, from_record, measure
 from machine import describe_machine
 from petabyte import tables
 from report import folder_option, results_option, save
@@ -89,25 +89,78 @@ def _comparison(compared: list[dict[str, Any]]) -> Table:
 @results_option
 def page(write: bool, results: Path) -> None:
     """Print the tables of docs/cluster.md."""
-    text = page_tables(results)
-    click.echo(text)
+    parts = page_parts(results)
+    click.echo("\n\n".join(parts.values()))
     if write:
-        PAGE.write_text(_MARKED.sub(lambda found: f"{found[1]}\n{text}\n{found[3]}", PAGE.read_text()))
+        PAGE.write_text(
+            _MARKED.sub(lambda found: f"<!-- {found[1]} -->\n{parts[found[1]]}\n<!-- /{found[1]} -->", PAGE.read_text())
+        )
 
 
-_MARKED = re.compile(r"(<!-- predicted -->)\n(.*?)\n(<!-- /predicted -->)", re.DOTALL)
+_MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", re.DOTALL)
 
 
-def page_tables(results: Path = Path(__file__).parent / "results") -> str:
-    """What the simulator says now, by what was measured last."""
+def page_parts(results: Path = Path(__file__).parent / "results") -> dict[str, str]:
+    """What the page should say of what was measured last, by the names of its parts."""
     record = json.loads((results / "simulate.json").read_text())
-    return tables(from_record(record["parameters"]))
+    parameters = from_record(record["parameters"])
+    return {
+        "predicted": tables(parameters),
+        "measured": _measured(parameters, record["machine"]),
+        "checked": _checked(record["check"]),
+    }
 
 
-def tables_in(text: str) -> str:
+def parts_in(text: str) -> dict[str, str]:
     """What the page says."""
-    (found,) = _MARKED.finditer(text)
-    return found[2]
+    return {found[1]: found[2] for found in _MARKED.finditer(text)}
+
+
+def _measured(parameters: Parameters, machine: dict[str, Any]) -> str:
+    bulk, landing = parameters.bulk_costs, parameters.landing_costs
+    rows = [
+        ("a task of one graph: scheduler", f"{(bulk.begin_s + bulk.finish_s) * 1e3:.2f} ms"),
+        ("of it before any task begins", f"{bulk.begin_s * 1e3:.2f} ms"),
+        ("a task of one graph: worker", f"{bulk.worker_s * 1e3:.2f} ms"),
+        ("a task whose result is landed: scheduler", f"{(landing.begin_s + landing.finish_s) * 1e3:.2f} ms"),
+        ("a task whose result is landed: client", f"{landing.client_s * 1e3:.2f} ms"),
+        ("a task whose result is landed: worker", f"{landing.worker_s * 1e3:.2f} ms"),
+        ("a message, one way", f"{landing.hop_s * 1e3:.2f} ms"),
+        ("a gather of many windows, beside its task", f"{parameters.gather_s * 1e3:.2f} ms"),
+        ("a request, from the page cache", f"{parameters.request_s * 1e6:.0f} µs"),
+        ("bytes read, checked and placed, on one core", f"{1e-9 / parameters.read_byte_s:.2f} GB/s"),
+        ("cores that one gather keeps busy", f"{parameters.gather_cores:.2f}"),
+        ("a result sent, on one core of the worker", f"{1e-9 / parameters.send_byte_s:.2f} GB/s"),
+        ("a result received, on one core of the client", f"{1e-9 / parameters.receive_byte_s:.2f} GB/s"),
+        ("a result put in its place", f"{1e-9 / parameters.place_byte_s:.2f} GB/s"),
+        ("an ingest, raw, on one core", f"{1e-9 / parameters.ingest_byte_s:.2f} GB/s"),
+    ]
+    where = (
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, distributed {machine['distributed']}"
+    )
+    lines = [(f"measured ({where})", "figure"), ("---", "---"), *rows]
+    return "\n".join(f"| {what} | {figure} |" for what, figure in lines)
+
+
+def _checked(compared: list[dict[str, Any]]) -> str:
+    heads = [
+        "workers",
+        "windows a block",
+        "lands",
+        "measured s",
+        "predicted s",
+        "ratio",
+        "with the cores that others left",
+    ]
+    rows = [
+        [
+            *(str(row["workers"]), str(row["block"]), "yes" if row["landing"] else "no"),
+            f"{median(run['seconds'] for run in row['runs']):.2f}",
+            *(f"{row[name]:.2f}" for name in ("predicted_s", "ratio", "ratio_of_cores_left")),
+        ]
+        for row in compared
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
 
 
 if __name__ == "__main__":

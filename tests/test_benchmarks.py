@@ -246,6 +246,29 @@ def test_reliability(tmp_path: Path) -> None:
     assert record["readers"]["swath"]["errors"] == 0
 
 
+_SIMULATED = """
+import sys
+import simulate
+
+simulate.main(["calibrate", *sys.argv[1:]], standalone_mode=False)
+simulate.main(["page", "--results", sys.argv[-1]])
+"""
+
+
+def test_a_simulated_cluster(tmp_path: Path) -> None:
+    options = ["--rows=2000", "--windows=256", "--tasks=16", "--rounds=1", f"--folder={tmp_path}"]
+    # distributed leaves sockets to the garbage collector, so warnings are no errors here.
+    command = [sys.executable, "-c", _SIMULATED, *options, "--results", str(tmp_path / "results")]
+    done = subprocess.run(command, cwd=_BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = _read(tmp_path, "simulate")
+    tried = {(row["workers"], row["block"], row["landing"]) for row in record["check"]}
+    assert len(tried) == len(record["check"]) == 3 * 2 * 2
+    assert all(row["predicted_s"] > 0 and row["runs"][0]["core_s"] > 0 for row in record["check"])
+    assert done.stdout.count("scheduler") >= 2
+    assert "4,000 workers" in done.stdout
+
+
 _NO_DEMO = """
 import sys
 import reference
