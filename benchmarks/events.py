@@ -55,7 +55,7 @@ class Shared:
             self._clock.after(max(amount, 0.0) / most, done)
             return
         self._advance()
-        users = self._users.setdefault(min(most, self._capacity), _Users())
+        users = self._users.setdefault(most, _Users())
         heapq.heappush(users.ends, (users.given + amount, next(self._order), done))
         self._plan_next()
 

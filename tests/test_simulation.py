@@ -102,6 +102,12 @@ def test_no_more_results_wait_than_may() -> None:
     assert predicted.utilisation[THREADS] == pytest.approx(20 * 0.1 / predicted.seconds)
 
 
+def test_a_worker_has_its_next_task_while_it_runs_one() -> None:
+    predicted = simulate(_setup(costs=replace(FREE, hop_s=0.04)))
+    # One message before the first, and two after the last: of its end, and to the client.
+    assert predicted.seconds == pytest.approx(0.04 + 20 * 0.1 + 2 * 0.04)
+
+
 _RATES = st.floats(0.1, 10)
 SETUPS = st.builds(
     Setup,
