@@ -97,7 +97,7 @@ def page(write: bool, results: Path) -> None:
         )
 
 
-_MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", re.DOTALL)
+_MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)\n?<!-- /\1 -->", re.DOTALL)
 
 
 def page_parts(results: Path = Path(__file__).parent / "results") -> dict[str, str]:

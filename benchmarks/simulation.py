@@ -20,8 +20,8 @@ _TASKS_AHEAD = 1
 
 THREADS = "worker threads"
 
-# What is used this much is what limits: a run has a beginning and an end.
-_USED_UP = 0.8
+# A thread is held while it waits for a resource, and a little longer: what is used nearly as much is what limits.
+_AS_MUCH = 0.9
 
 # Requests of the client for one result: where is it, and then the bytes; there and back.
 _HOPS_A_FETCH = 4
@@ -133,7 +133,7 @@ class Prediction:
         """The resource that has least left; threads that wait for something are the limit where nothing else is used up."""
         others = {name: used for name, used in self.utilisation.items() if name != THREADS}
         most = max(others, key=others.__getitem__)
-        return most if others[most] > min(_USED_UP, self.utilisation[THREADS]) else THREADS
+        return most if others[most] >= _AS_MUCH * self.utilisation[THREADS] else THREADS
 
 
 class _Node:
