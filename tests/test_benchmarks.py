@@ -257,9 +257,7 @@ simulate.main(["page", "--results", sys.argv[-1]])
 
 def test_a_simulated_cluster(tmp_path: Path) -> None:
     options = ["--rows=2000", "--windows=256", "--tasks=16", "--rounds=1", f"--folder={tmp_path}"]
-    # distributed leaves sockets to the garbage collector, so warnings are no errors here.
-    command = [sys.executable, "-c", _SIMULATED, *options, "--results", str(tmp_path / "results")]
-    done = subprocess.run(command, cwd=_BENCHMARKS, capture_output=True, text=True, check=False)
+    done = _run(_SIMULATED, *options, "--results", tmp_path / "results")
     assert done.returncode == 0, done.stderr
     record = _read(tmp_path, "simulate")
     tried = {(row["workers"], row["block"], row["landing"]) for row in record["check"]}
