@@ -193,6 +193,7 @@ _PIECES = st.one_of(
 @example(b"a\0\n", ["S3"], ",")
 @example(b"abcd\n", ["S3"], ",")
 @example(b"1\x1c\n", ["i1"], ",")
+@example(b"\n", ["S3", "S3"], ",")
 def test_libraries_read_no_text_otherwise(
     library: str, content: bytes, dtypes: list[str], delimiter: Delimiter
 ) -> None:

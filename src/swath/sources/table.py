@@ -298,6 +298,7 @@ def read_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def put(rows: NDArray[np.uint8], table: Table, column: Column, values: NDArray[Any]) -> None:
     """Write the values of one column into the first rows."""
-    view: NDArray[Any] = np.ndarray(values.shape, column.dtype, rows, column.offset, (table.row_bytes,))
+    stop = column.offset + column.dtype.itemsize
+    fields = rows.reshape(-1, table.row_bytes)[: len(values), column.offset : stop].view(column.dtype)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in numpy
-        view[:] = values
+        fields[:, 0] = values
