@@ -1,7 +1,6 @@
 """What is exported reads back bit for bit by the library of its format, in bounded memory; it appears whole or not at all."""
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from children import run, start
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -520,49 +520,19 @@ def test_a_file_system_without_hard_links_will_do(mount: Callable[[str], Path], 
     assert _names(disk) == ["a.npy"]
 
 
-_CHILD = """
-import json, resource, sys
-from pathlib import Path
+_EXPORT = """
 import h5py, zarr, rich.progress, swath
 
-def status(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-url, target, file_bytes, options = json.loads(sys.argv[1])
-if __name__ == "__main__":
-    a = swath.open(url)
-    swath.export(a, target.partition("::")[0] + ".first.zarr", rows=slice(0, 1))  # what a first call does once
-    if file_bytes:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before = status("VmRSS")
-    print("ready", flush=True)
-    try:
-        swath.export(a, target, **options)
-    except swath.SwathError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps(status("VmHWM") - before))
+url, target = arguments
+a = swath.open(url)
+swath.export(a, target.partition("::")[0] + ".first.zarr", rows=slice(0, 1))  # what a first call does once
+call = lambda: swath.export(a, target, **options)
 """
-
-
-def _start(url: object, target: str, *, file_bytes: int = 0, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _CHILD, json.dumps([str(url), target, file_bytes, options])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
-def _run(url: object, target: str, **options: Any) -> tuple[int, str, str]:
-    child = _start(url, target, **options)
-    stdout, stderr = child.communicate()
-    return child.returncode, stdout, stderr
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_limit_on_the_size_of_files_is_a_full_disk_too(out: Path, large: swath.RowArray, target: str) -> None:
-    code, _, stderr = _run(large.url, f"{out}/{target.replace('group/', '')}", file_bytes=500_000)
+    code, _, stderr = run(_EXPORT, large.url, f"{out}/{target.replace('group/', '')}", file_bytes=500_000)
     assert code
     assert "DiskFullError" in stderr
     assert len(_names(out)) == 1  # the child's first
@@ -591,14 +561,14 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_memory_stays_below_the_limit(huge: Path, out: Path, store: str, target: str, options: dict[str, Any]) -> None:
-    code, stdout, stderr = _run(huge / store, f"{out}/{target}", memory_limit="64MiB", **options)
+    code, stdout, stderr = run(_EXPORT, huge / store, f"{out}/{target}", memory_limit="64MiB", **options)
     assert code == 0, stderr
     assert int(stdout) <= 64 * 2**20
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_ctrl_c_leaves_nothing(huge: Path, out: Path, target: str) -> None:
-    child = _start(huge / "zstd", f"{out}/{target}", memory_limit="64MiB")
+    child = start(_EXPORT, huge / "zstd", f"{out}/{target}", memory_limit="64MiB")
     while child.poll() is None and not any("swath-tmp" in name for name in _names(out)):
         pass
     time.sleep(0.02)
@@ -610,7 +580,7 @@ def test_ctrl_c_leaves_nothing(huge: Path, out: Path, target: str) -> None:
 def test_ctrl_c_leaves_a_file_that_is_added_to_as_it_was(huge: Path, out: Path) -> None:
     with h5py.File(out / "a.h5", "w") as file:
         file["old"] = [1, 2, 3]
-    child = _start(huge / "zstd", f"{out}/a.h5::x", memory_limit="64MiB")
+    child = start(_EXPORT, huge / "zstd", f"{out}/a.h5::x", memory_limit="64MiB")
     while child.poll() is None and (out / "a.h5").stat().st_size < 10**8:
         pass
     time.sleep(0.02)

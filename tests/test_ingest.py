@@ -1,12 +1,10 @@
 """An ingest that is killed, interrupted, starved of memory or of disk: no half store, and the next run carries on."""
 
 import hashlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import dask.array as da
 import h5py
 import numpy as np
 import pytest
+from children import run, start
 from numpy.typing import NDArray
 
 import swath
@@ -27,49 +26,21 @@ from swath.errors import (
     StoreNotFoundError,
 )
 
-_CHILD = """
-import json, os, resource, sys, time
-from pathlib import Path
-import h5py, zarr, dask.array, swath, swath.ingestion, rich.progress
+_INGEST = """
+import h5py, zarr, swath, swath.ingestion, rich.progress
 
-def status(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+call = lambda: swath.ingest(*arguments, **options)
+"""
 
-source, url, file_bytes, slow_disk, options = json.loads(sys.argv[1])
-if file_bytes:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-if slow_disk:
-    fsync = os.fsync
-    os.fsync = lambda descriptor: (time.sleep(0.02), fsync(descriptor))
-Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-before = status("VmRSS")
-print("ready", flush=True)
-try:
-    swath.ingest(source, url, **options)
-except swath.SwathError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-print(json.dumps(status("VmHWM") - before))
+_SLOW = """
+import os, time
+
+fsync = os.fsync
+os.fsync = lambda descriptor: (time.sleep(0.02), fsync(descriptor))
 """
 
 _ROWS, _SHARD_ROWS = 6000, 100
 _OPTIONS: dict[str, Any] = {"chunk_rows": 4, "shard_rows": _SHARD_ROWS}
-
-
-def _start(
-    source: object, url: Path, *, file_bytes: int = 0, slow_disk: bool = False, **options: Any
-) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _CHILD, json.dumps([str(source), str(url), file_bytes, slow_disk, options])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
-def _run(source: object, url: Path, *, file_bytes: int = 0, **options: Any) -> tuple[int, str, str]:
-    child = _start(source, url, file_bytes=file_bytes, **options)
-    out, err = child.communicate()
-    return child.returncode, out, err
 
 
 def _stop(child: subprocess.Popen[str], url: Path, when: int, how: signal.Signals, delay: float = 0.0) -> str:
@@ -131,7 +102,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path: Path, source:
     for _ in range(trials):
         written: dict[str, tuple[int, int]] = {}
         for when in np.sort(rng.integers(0, _ROWS // _SHARD_ROWS - 2, 4)).tolist():
-            _stop(_start(source, url, codec=codec, **_OPTIONS), url, when, signal.SIGKILL, rng.uniform(0, 0.01))
+            _stop(start(_INGEST, source, url, codec=codec, **_OPTIONS), url, when, signal.SIGKILL, rng.uniform(0, 0.01))
             if url.exists():
                 break
             _assert_nothing_opens(url)
@@ -140,7 +111,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path: Path, source:
             hits += len(now) > 0
             written = now
         else:
-            assert _run(source, url, codec=codec, **_OPTIONS)[0] == 0
+            assert run(_INGEST, source, url, codec=codec, **_OPTIONS)[0] == 0
         assert written.items() <= _shards(url).items()
         assert _digests(url) == _digests(undisturbed)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "rows.npy", "undisturbed"]
@@ -165,7 +136,7 @@ def test_ctrl_c_ends_it_and_the_next_run_carries_on(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40_000, 100))
     np.save(source, rows)
     # On a slow disk, so that the signal comes long before the last shard.
-    stderr = _stop(_start(source, url, slow_disk=True, **_OPTIONS), url, 5, signal.SIGINT)
+    stderr = _stop(start(_SLOW + _INGEST, source, url, **_OPTIONS), url, 5, signal.SIGINT)
     assert "KeyboardInterrupt" in stderr
     _assert_nothing_opens(url)
     _assert_no_temporaries(url)
@@ -225,7 +196,7 @@ def test_another_call_starts_over(tmp_path: Path, options: dict[str, Any]) -> No
 
 def test_a_source_that_changed_between_two_runs_is_read_anew(tmp_path: Path, source: Path, rows: NDArray[Any]) -> None:
     url = tmp_path / "a"
-    _stop(_start(source, url, **_OPTIONS), url, 5, signal.SIGKILL)
+    _stop(start(_INGEST, source, url, **_OPTIONS), url, 5, signal.SIGKILL)
     assert len(_shards(_part(url))) >= 5
     np.save(source, -rows)
     swath.ingest(source, url, **_OPTIONS)
@@ -320,13 +291,13 @@ def test_a_disk_without_a_byte_left_is_a_full_disk_too(small_disk: Path) -> None
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path: Path, source: Path, rows: NDArray[Any]) -> None:
     url = tmp_path / "a"
-    code, _, stderr = _run(source, url, file_bytes=50_000, **_OPTIONS)  # a shard has 80_000
+    code, _, stderr = run(_INGEST, source, url, file_bytes=50_000, **_OPTIONS)  # a shard has 80_000
     assert code
     assert "DiskFullError" in stderr
     assert "run the same call again" in stderr
     _assert_nothing_opens(url)
     _assert_no_temporaries(url)
-    assert _run(source, url, **_OPTIONS)[0] == 0
+    assert run(_INGEST, source, url, **_OPTIONS)[0] == 0
     _assert_holds(url, rows)
 
 
@@ -358,7 +329,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_memory_stays_below_the_limit_whatever_the_size(tmp_path: Path, large: Path, source: str, codec: str) -> None:
-    code, out, stderr = _run(source.format(large), tmp_path / "a", codec=codec, memory_limit="64MiB")
+    code, out, stderr = run(_INGEST, source.format(large), tmp_path / "a", codec=codec, memory_limit="64MiB")
     assert code == 0, stderr
     # The limit is for what grows with the array; the interpreter's own, and the threads', is a few MiB beside it.
     assert int(out) < (64 + 16) * _MIB
@@ -398,6 +369,6 @@ def test_dask_blocks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_bar_is_shown_where_it_is_wanted(tmp_path: Path, source: Path, options: dict[str, Any], seen: bool) -> None:
-    code, _, stderr = _run(source, tmp_path / "a", **options)
+    code, _, stderr = run(_INGEST, source, tmp_path / "a", **options)
     assert code == 0
     assert ("ingest" in stderr and "4.8/4.8 MB" in stderr) if seen else stderr == ""

@@ -1,0 +1,53 @@
+"""A call in a process of its own, which is measured, limited, interrupted or killed from outside."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+_BEGIN = """
+import json, resource, signal, sys
+from pathlib import Path
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that are started from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+file_bytes, arguments, options = json.loads(sys.argv[1])
+"""
+
+_END = """
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+if file_bytes:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+before = status("VmRSS")
+print("ready", flush=True)
+try:
+    call()
+except swath.SwathError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print(status("VmHWM") - before)
+"""
+
+
+def start(program: str, *arguments: object, file_bytes: int = 0, **options: Any) -> subprocess.Popen[str]:
+    """A process that begins the call now.
+
+    ``program`` imports swath, and all else whose memory is not to be counted, and defines ``call``, of ``arguments`` (texts) and
+    ``options``. No file may become longer than ``file_bytes``.
+    """
+    command = [sys.executable, "-c", _BEGIN + program + _END, json.dumps([file_bytes, [*map(str, arguments)], options])]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    if child.stdout.readline() != "ready\n":
+        raise AssertionError(child.communicate()[1])
+    return child
+
+
+def run(program: str, *arguments: object, file_bytes: int = 0, **options: Any) -> tuple[int, str, str]:
+    """Exit status; what the call added to the memory of the process, in bytes, if all went well; and what it wrote to stderr."""
+    child = start(program, *arguments, file_bytes=file_bytes, **options)
+    added, stderr = child.communicate()
+    return child.returncode, added, stderr
