@@ -17,4 +17,10 @@ def check(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     # The wheel is tested, not the working tree.
     session.install(".", "--group", "test")
-    session.run("pytest", "--import-mode=importlib", *session.posargs)
+    # Two at a time: most of the time goes into processes that the tests start, one after another. Who is done takes over tests
+    # of the other, so that those that share a large file mostly run side by side in one process.
+    command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib"]
+    if session.python != "3.12":
+        # Scripts beside the package: they compare what it does with what others do, which is the same on each Python.
+        command.append("--ignore=tests/test_benchmarks.py")
+    session.run(*command, *session.posargs)

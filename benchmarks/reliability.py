@@ -38,7 +38,9 @@ _COLUMNS, _CHUNK_ROWS, _SHARD_ROWS, _OLD_ROWS = 64, 16, 512, 700
 _CODECS: Any = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
 # Seconds that opening and reading a small array may take; an array that hangs cannot be opened.
 _PATIENCE = 20
-_CONTEXT = multiprocessing.get_context("spawn")  # threads of icechunk do not outlive a fork
+# icechunk starts threads when it is imported, which do not outlive a fork: all else is imported before.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["swath.array", "zarr", "h5py", "click", "rich.console", "rich.table"])
 
 
 def rows_of(first: int, stop: int) -> NDArray[np.int64]:

@@ -570,7 +570,7 @@ def test_memory_stays_below_the_limit(huge: Path, out: Path, store: str, target:
 def test_ctrl_c_leaves_nothing(huge: Path, out: Path, target: str) -> None:
     child = start(_EXPORT, huge / "zstd", f"{out}/{target}", memory_limit="64MiB")
     while child.poll() is None and not any("swath-tmp" in name for name in _names(out)):
-        pass
+        time.sleep(0.0005)
     time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in child.communicate()[1]
@@ -582,7 +582,7 @@ def test_ctrl_c_leaves_a_file_that_is_added_to_as_it_was(huge: Path, out: Path) 
         file["old"] = [1, 2, 3]
     child = start(_EXPORT, huge / "zstd", f"{out}/a.h5::x", memory_limit="64MiB")
     while child.poll() is None and (out / "a.h5").stat().st_size < 10**8:
-        pass
+        time.sleep(0.0005)
     time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in child.communicate()[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import faults
 import h5py
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from swath.errors import (
     SourceError,
     StoreNotFoundError,
 )
+from swath.layout import CodecName
 
 _INGEST = """
 import h5py, zarr, swath, swath.ingestion, rich.progress
@@ -43,13 +45,25 @@ _ROWS, _SHARD_ROWS = 6000, 100
 _OPTIONS: dict[str, Any] = {"chunk_rows": 4, "shard_rows": _SHARD_ROWS}
 
 
-def _stop(child: subprocess.Popen[str], url: Path, when: int, how: signal.Signals, delay: float = 0.0) -> str:
-    """Send the signal when so many shards are there; return what the child wrote to stderr."""
-    while child.poll() is None and len(_shards(_part(url))) < when:
-        pass
+def _wait(url: Path, when: int, is_alive: Callable[[], bool]) -> None:
+    """Until so many shards are there."""
+    while is_alive() and len(_shards(_part(url))) < when:
+        time.sleep(0.0005)
+
+
+def _ingest(source: Path, url: Path, codec: CodecName) -> None:
+    """In a process of `faults`, which begins at once, and tells nothing."""
+    swath.ingest(source, url, codec=codec, **_OPTIONS)
+
+
+def _kill(source: Path, url: Path, when: int, codec: CodecName = "raw", delay: float = 0.0) -> None:
+    """An ingest that is killed some seconds after so many shards are there."""
+    child = faults.start(_ingest, source, url, codec)
+    _wait(url, when, child.is_alive)
     time.sleep(delay)
-    child.send_signal(how)
-    return child.communicate()[1]
+    child.kill()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL), child.exitcode
 
 
 def _part(url: Path) -> Path:
@@ -94,15 +108,17 @@ def source(tmp_path: Path, rows: NDArray[np.float64]) -> Path:
 
 
 @pytest.mark.parametrize("codec", ["raw", "zstd"])
-def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path: Path, source: Path, codec: str, trials: int) -> None:
+def test_killed_again_and_again_it_writes_the_same_bytes(
+    tmp_path: Path, source: Path, codec: CodecName, trials: int
+) -> None:
     undisturbed, url = tmp_path / "undisturbed", tmp_path / "killed"
-    swath.ingest(source, undisturbed, codec=codec, **_OPTIONS)  # type: ignore[arg-type]
+    _ingest(source, undisturbed, codec)
     rng = np.random.default_rng([trials, len(codec)])
     hits = 0
     for _ in range(trials):
         written: dict[str, tuple[int, int]] = {}
         for when in np.sort(rng.integers(0, _ROWS // _SHARD_ROWS - 2, 4)).tolist():
-            _stop(start(_INGEST, source, url, codec=codec, **_OPTIONS), url, when, signal.SIGKILL, rng.uniform(0, 0.01))
+            _kill(source, url, when, codec, rng.uniform(0, 0.01))
             if url.exists():
                 break
             _assert_nothing_opens(url)
@@ -111,7 +127,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path: Path, source:
             hits += len(now) > 0
             written = now
         else:
-            assert run(_INGEST, source, url, codec=codec, **_OPTIONS)[0] == 0
+            _ingest(source, url, codec)
         assert written.items() <= _shards(url).items()
         assert _digests(url) == _digests(undisturbed)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "rows.npy", "undisturbed"]
@@ -136,8 +152,10 @@ def test_ctrl_c_ends_it_and_the_next_run_carries_on(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40_000, 100))
     np.save(source, rows)
     # On a slow disk, so that the signal comes long before the last shard.
-    stderr = _stop(start(_SLOW + _INGEST, source, url, **_OPTIONS), url, 5, signal.SIGINT)
-    assert "KeyboardInterrupt" in stderr
+    child = start(_SLOW + _INGEST, source, url, **_OPTIONS)
+    _wait(url, 5, lambda: child.poll() is None)
+    child.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in child.communicate()[1]
     _assert_nothing_opens(url)
     _assert_no_temporaries(url)
     written = _shards(_part(url))
@@ -196,7 +214,7 @@ def test_another_call_starts_over(tmp_path: Path, options: dict[str, Any]) -> No
 
 def test_a_source_that_changed_between_two_runs_is_read_anew(tmp_path: Path, source: Path, rows: NDArray[Any]) -> None:
     url = tmp_path / "a"
-    _stop(start(_INGEST, source, url, **_OPTIONS), url, 5, signal.SIGKILL)
+    _kill(source, url, 5)
     assert len(_shards(_part(url))) >= 5
     np.save(source, -rows)
     swath.ingest(source, url, **_OPTIONS)

@@ -16,7 +16,6 @@ import json, sys
 from pathlib import Path
 import numpy as np
 import swath
-import swath.lazy
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -27,18 +26,21 @@ a = swath.open(url)
 rng = np.random.default_rng(0)
 window = options.get("window", a.window)
 starts = rng.integers(0, len(a) - window + 1, n)
-a.gather(starts[:1], **options)  # what a first call does once: imports, and the threads' modules
-swath.compute(a.windows(starts[:1], **options))
+
+def call(starts, out=None):
+    if how == "gather":
+        a.gather(starts, out=out, **options)
+    else:
+        swath.compute(a.windows(starts, **options), out=out)
+
+call(starts[:1])  # what a first call does once: imports, and the threads' modules
 plan = a.plan(starts, **options)
 out = None
 if out_path:
     out = np.memmap(out_path, a.dtype, "w+", shape=plan.batch_shape)
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 before = status("VmRSS")
-if how == "gather":
-    a.gather(starts, out=out, **options)
-else:
-    swath.compute(a.windows(starts, **options), out=out)
+call(starts, out)
 print(json.dumps({"added": status("VmHWM") - before, "projected": plan.peak_bytes, "batch": plan.bytes_wanted}))
 """
 

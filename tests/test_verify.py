@@ -43,7 +43,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     return make_target(tmp_path, request.param)
 
 
-def _tries(full: bool, most: int, few: int = 40) -> int:
+def _tries(full: bool, most: int, few: int = 20) -> int:
     return most if full else few
 
 
