@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -176,10 +177,10 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
 
 def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance) -> Any:
     """Any graph, any scheduler."""
-    graph, size = flat_graph(lazy), sizes_of(lazy)
+    graph = flat_graph(lazy)
     outputs = {(lazy.name, *index): index for index in np.ndindex(*lazy.numblocks)}
     jobs = jobs_of(graph, list(outputs))
-    cost = _cost(graph, jobs, size)
+    cost = _cost(graph, jobs, sizes_of(lazy, graph), landing=out is None)
     if not isinstance(out, np.ndarray) and out is not None:
         cost = replace(cost, a_result=(_COPIES_WRITING + 1) * cost.a_result)
     left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
@@ -187,7 +188,9 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
     arriving: Iterator[tuple[Key, Any]]
 
     if get in (dask.threaded.get, dask.local.get_sync):
-        most = 1 if get is dask.local.get_sync else local_threads()
+        # No more tasks run beside one another than there are to begin with, or blocks to end with.
+        begins = sum(not task.dependencies for task in graph.values())
+        most = 1 if get is dask.local.get_sync else min(local_threads(), max(begins, len(outputs)))
         threads = max(1, min(most, 1 + (left.n_bytes - cost.first_task) // cost.next_task))
         result = _checked_result(lazy, out, cost.first_task + (threads - 1) * cost.next_task, limit)
         land = _Landing(lazy, result, advance)
@@ -226,16 +229,21 @@ class _Cost:
     """All blocks that a job makes."""
 
 
-def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes) -> _Cost:
+def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes, *, landing: bool) -> _Cost:
     # Thousands of jobs are alike: one of each kind tells as much.
-    kinds = {(len(job.graph), tuple(map(size, job.outputs))): job for job in jobs}.values()
-    held = [held_by(job, size) for job in kinds]
+    alike: dict[Any, list[Job]] = defaultdict(list)
+    for job in jobs:
+        alike[len(job.graph), tuple(map(size, job.outputs))].append(job)
+    kinds = [same[0] for same in alike.values()]
+    held = [held_by(job, size, landing=landing) for job in kinds]
+    # Beside the largest task runs the next, or that of another job.
+    beside = (each.tasks[len(same) == 1] for each, same in zip(held, alike.values()))
     blocks = {block.starts.size: block for task in graph.values() if (block := block_of(task)) is not None}
     engine = max((engine_bytes(block) for block in blocks.values()), default=0)
     largest = max((size(key) for job in kinds for key in job.outputs), default=0)
     return _Cost(
         first_task=max((each.peak for each in held), default=0) + engine,
-        next_task=max((each.a_task for each in held), default=0) + engine + _TASK_OVERHEAD,
+        next_task=max(beside, default=0) + engine + _TASK_OVERHEAD,
         a_result=largest,
         outputs=max((sum(map(size, job.outputs)) for job in kinds), default=0),
     )

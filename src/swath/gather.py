@@ -30,7 +30,7 @@ from swath.errors import ColumnsError, DamagedStoreError, OptionError, OutError
 from swath.layout import Layout
 from swath.mapped import is_small, take_mapped
 from swath.memory import Room, machine_bytes
-from swath.plan import Plan, plan_gather
+from swath.plan import MOST_THREADS, Plan, plan_gather
 from swath.raw import Piece, RawReader
 from swath.rows import Access, Rows
 from swath.storage import Scratch
@@ -48,6 +48,7 @@ _DWARFS = 16
 # Reads that a thread takes at once: few enough that threads end together, enough that handing out costs nothing.
 _READS_A_TASK = 16
 
+# Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2
 
 # Below this a second thread costs more to start than it saves.
@@ -75,6 +76,7 @@ def plan_for(
     limit: Room,
     verify: Verify = "always",
     direct: Direct = "auto",
+    most_threads: int = MOST_THREADS,
 ) -> Plan:
     """Check the request at the door, and plan it. The errors are those of `RowArray.gather`, but for the memory limit."""
     layout = rows.layout
@@ -91,6 +93,7 @@ def plan_for(
         direct=direct == "always"
         or (direct == "auto" and layout.n_rows * layout.row_bytes > _DWARFS * machine_bytes()),
         is_store=rows.is_store,
+        most_threads=most_threads if layout.codec == "raw" else min(most_threads, _DECODERS_A_CORE * _cores()),
     )
 
 
@@ -260,15 +263,15 @@ def _threads(plan: Plan, cached: bool) -> int:
     """How many threads: a few for bytes in memory, many for a disk, which needs many requests in flight.
 
     More threads than cores slow down what is in memory (7.3 GB/s with 2 threads, 3.7 with 16, on 2 cores), and fewer
-    than 16 slow down a disk (1.3 GB/s with 2, 2.2 with 16). Threads that decode hand the interpreter's lock round, and
-    their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
+    than 16 slow down a disk (1.3 GB/s with 2, 2.2 with 16).
     """
     if plan.bytes_read < _BYTES_FOR_THREADS:
         return 1
-    cores = len(os.sched_getaffinity(0))
-    if cached:
-        return min(plan.threads, cores)
-    return plan.threads if plan.layout.codec == "raw" else min(plan.threads, _DECODERS_A_CORE * cores)
+    return min(plan.threads, _cores()) if cached else plan.threads
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _is_cached(rows: Rows, plan: Plan) -> bool:

@@ -16,6 +16,9 @@ from dask.order import order
 from swath.lazy import block_of
 from swath.workers import Job, Key
 
+# A variance is made of counts, sums and squares, and other reductions of fewer.
+_REDUCED_VALUES = 3
+
 Sizes = Callable[[Key], int]
 """Bytes of the result of a task."""
 
@@ -26,8 +29,8 @@ class Held:
 
     peak: int
     """The most that stands at once while tasks run one after another."""
-    a_task: int
-    """The most that one task has before it: its arguments, its result and as much again for what it makes on the way."""
+    tasks: tuple[int, int]
+    """What the two largest of the tasks hold: arguments, result, and what is made on the way."""
 
 
 def flat_graph(lazy: da.Array) -> dict[Key, Any]:
@@ -39,17 +42,22 @@ def flat_graph(lazy: da.Array) -> dict[Key, Any]:
     return graph
 
 
-def sizes_of(lazy: da.Array) -> Sizes:
+def sizes_of(lazy: da.Array, graph: Mapping[Key, Any]) -> Sizes:
     """What each task makes: dask knows the chunks of each array that the graph goes through."""
     chunks = {name: _chunks(layer) for name, layer in lazy.dask.layers.items()}
-    itemsizes = {name: _itemsize(layer) for name, layer in lazy.dask.layers.items()}
+    value_bytes = {name: _itemsize(layer) for name, layer in lazy.dask.layers.items()}
+    for name in _partial_reductions(lazy):
+        value_bytes[name] *= _REDUCED_VALUES
 
     def size(key: Key) -> int:
         name, index = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
         known = chunks.get(name)
         if known is None or len(known) != len(index):
             return 0  # a number, a slice, a function: what is no part of an array is small
-        return math.prod(int(sizes[i]) for sizes, i in zip(known, index)) * itemsizes[name]
+        # Of the first step of a reduction dask tells the chunks that go in.
+        gone = _reduced_axes(graph.get(key))
+        shape = (int(sizes[i]) for axis, (sizes, i) in enumerate(zip(known, index)) if axis not in gone)
+        return math.prod(shape) * value_bytes[name]
 
     return size
 
@@ -81,29 +89,54 @@ def jobs_of(graph: Mapping[Key, Any], outputs: Sequence[Key]) -> list[Job]:
     return [Job(tasks[part], tuple(keys)) for part, keys in wanted.items()]
 
 
-def held_by(job: Job, size: Sizes) -> Held:
-    """What a job holds if its tasks run in the order that dask gives them, and each output leaves once it is there."""
+def held_by(job: Job, size: Sizes, *, landing: bool) -> Held:
+    """What a job holds if its tasks run in the order that dask gives them, and each output leaves once it is there.
+
+    With ``landing`` it goes where memory is taken as it is filled; that of all outputs is counted elsewhere.
+    """
     graph = job.graph
     users = dict.fromkeys(graph, 0)
     for key in graph:
         for other in _unmade(graph, key):
             users[other] += 1
     outputs = set(job.outputs)
-    now = peak = a_task = 0
+    now = peak = landed = 0
+    tasks = [0, 0]
     for key in sorted(graph, key=order(dict(graph)).__getitem__):
         task = graph[key]
-        own = size(key)
+        own, arguments = size(key), sum(map(size, task.dependencies))
+        on_the_way = _made_on_the_way(task, own, arguments)
         now += own
-        made_on_the_way = 0 if block_of(task) is not None else own
-        peak = max(peak, now + made_on_the_way)
-        a_task = max(a_task, own + made_on_the_way + sum(map(size, task.dependencies)))
+        if landing and key in outputs:
+            landed += own
+        peak = max(peak, now + on_the_way + landed)
+        tasks = sorted((*tasks, own + on_the_way + arguments))[1:]
         for other in _unmade(graph, key):
             users[other] -= 1
             if not users[other]:
                 now -= size(other)
-        if key in outputs and not users[key]:
+        if not users[key]:
             now -= own
-    return Held(peak, a_task)
+    return Held(max(0, peak - landed), (tasks[1], tasks[0]))
+
+
+def _made_on_the_way(task: Any, own: int, arguments: int) -> int:
+    """Nothing where the engine fills its block, or blocks are joined; as much as goes in or out where a function is called."""
+    if block_of(task) is not None or len(task.dependencies) > 1:
+        return 0
+    return max(own, arguments) if _reduced_axes(task) else own
+
+
+def _reduced_axes(task: Any) -> tuple[int, ...]:
+    """The axes of which the first step of a reduction leaves one value."""
+    options = getattr(task, "kwargs", None) or {}
+    return tuple(options["axis"]) if options.get("keepdims") is True and "axis" in options else ()
+
+
+def _partial_reductions(lazy: da.Array) -> set[str]:
+    """The layers between an array and what it is reduced to; dask gives the steps these names."""
+    steps = {name for name in lazy.dask.layers if "-aggregate-" in name or "-partial-" in name}
+    return {before for name in steps for before in lazy.dask.dependencies[name]}
 
 
 def _unmade(graph: Mapping[Key, Any], key: Key) -> list[Key]:

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.errors import OptionError
 from swath.gather import Columns, check_columns, gather, plan_for
-from swath.memory import Room, resolve_limit
-from swath.plan import Plan
+from swath.memory import Room, dask_worker, resolve_limit
+from swath.plan import MOST_THREADS, Plan
 from swath.rows import Rows
 from swath.windows import IntArray, check_starts, check_window
 from swath.workers import find_client, team_of
@@ -59,7 +59,7 @@ class WindowsBlock:
     columns: Columns
 
     def __call__(self) -> NDArray[Any]:
-        return gather(self.rows, self.plan(resolve_limit(None)))
+        return gather(self.rows, self.plan(resolve_limit(None), most_threads=threads_of_task()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UnopenedBlock, (self.rows.recipe(), self.starts, self.window, self.columns)
@@ -68,10 +68,18 @@ class WindowsBlock:
         """The block itself."""
         return self
 
-    def plan(self, limit: Room, *, batch_in_memory: bool = True) -> Plan:
+    def plan(self, limit: Room, *, batch_in_memory: bool = True, most_threads: int = MOST_THREADS) -> Plan:
         """The plan of this block."""
         starts = self.starts.astype(np.int64)
-        return plan_for(self.rows, starts, self.window, self.columns, batch_in_memory=batch_in_memory, limit=limit)
+        return plan_for(
+            self.rows,
+            starts,
+            self.window,
+            self.columns,
+            batch_in_memory=batch_in_memory,
+            limit=limit,
+            most_threads=most_threads,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +173,14 @@ def engine_bytes(block: WindowsBlock | UnopenedBlock) -> int:
     """What the gather of a block takes beside it; 0 for one whose rows are not open here."""
     if not isinstance(block, WindowsBlock):
         return 0
-    cost = block.plan(_ANY_ROOM).cost
+    cost = block.plan(_ANY_ROOM, most_threads=threads_of_task()).cost
     return cost.total - cost.batch
+
+
+def threads_of_task() -> int:
+    """How many threads may read for one task, so that all that run beside one another keep the disk busy, and no more."""
+    worker = dask_worker()
+    return max(1, MOST_THREADS // (local_threads() if worker is None else worker.state.nthreads))
 
 
 def local_threads() -> int:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -183,20 +184,23 @@ def _rlimit_rooms(proc: Path) -> Iterator[Room]:
 
 def _worker_rooms(proc: Path) -> Iterator[Room]:
     """A share for each thread: the tasks of a worker run side by side, and it ends itself where they pass its limit."""
-    module = sys.modules.get("distributed.worker")
-    if module is None:
-        return
-    try:
-        worker = module.get_worker()
-    except ValueError:
-        return
-    limit = worker.memory_manager.memory_limit
+    worker = dask_worker()
+    limit = worker and worker.memory_manager.memory_limit
     resident = re.search(r"VmRSS:\s*(\d+)", _read(proc / "self/status"))
     if limit and resident:
         room = (limit - int(resident[1]) * 1024) // worker.state.nthreads
         yield Room(
             max(0, room), f"the dask worker (memory_limit {format_bytes(limit)}, {worker.state.nthreads} threads)"
         )
+
+
+def dask_worker() -> Any:
+    """The worker whose task is running in this thread; None elsewhere."""
+    module = sys.modules.get("distributed.worker")
+    try:
+        return module and module.get_worker()
+    except ValueError:
+        return None
 
 
 def _read(path: Path) -> str:
