@@ -42,9 +42,6 @@ _COPIES_ARRIVING = 2
 # Jobs for each thread of a cluster: one runs while another waits to be fetched, or to be begun.
 _JOBS_A_THREAD = 2
 
-# What writes to a file for us takes a block apart, and encodes some of its parts at once.
-_COPIES_WRITING = 2
-
 # What the scheduler is configured to be while a client is active.
 _OF_CLIENT = "dask.distributed"
 
@@ -158,14 +155,15 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
     in_place = isinstance(out, np.ndarray) or out is None
     if in_place and not isinstance(out, np.memmap):
         blocks = [replace(blocks[0], starts=np.concatenate([block.starts for block in blocks]))]
-    left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
-    largest = max(blocks, key=lambda block: block.starts.size).plan(left, batch_in_memory=not in_place)
-    writing = 0 if in_place else _COPIES_WRITING * largest.bytes_wanted
-    result = _checked_result(lazy, out, largest.peak_bytes + writing, limit)
+    made = out is None or not in_place  # a batch: that is the result, or a block that is copied
+    largest = max(blocks, key=lambda block: block.starts.size).plan(limit, batch_in_memory=made)
+    # What writes a file encodes a block before it writes it.
+    writing = 0 if in_place else largest.bytes_wanted
+    result = _checked_result(lazy, out, largest.peak_bytes - _result_bytes(lazy, out) + writing, limit)
     first = 0
     for block in blocks:
         stop = first + block.starts.size
-        plan = block.plan(left, batch_in_memory=not in_place)
+        plan = block.plan(limit, batch_in_memory=made)
         if in_place:
             gather(block.rows, plan, result[first:stop])
         else:
@@ -180,33 +178,34 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
     graph = flat_graph(lazy)
     outputs = {(lazy.name, *index): index for index in np.ndindex(*lazy.numblocks)}
     jobs = jobs_of(graph, list(outputs))
-    cost = _cost(graph, jobs, sizes_of(lazy, graph), landing=out is None)
-    if not isinstance(out, np.ndarray) and out is not None:
-        cost = replace(cost, a_result=(_COPIES_WRITING + 1) * cost.a_result)
+    is_local = get in (dask.threaded.get, dask.local.get_sync)
+    cost = _cost(graph, jobs, sizes_of(lazy, graph), landing=is_local and out is None)
+    writing = 0 if isinstance(out, np.ndarray) or out is None else cost.a_result
     left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
     client = getattr(get, "__self__", None)
     arriving: Iterator[tuple[Key, Any]]
 
-    if get in (dask.threaded.get, dask.local.get_sync):
+    if is_local:
         # No more tasks run beside one another than there are to begin with, or blocks to end with.
         begins = sum(not task.dependencies for task in graph.values())
         most = 1 if get is dask.local.get_sync else min(local_threads(), max(begins, len(outputs)))
-        threads = max(1, min(most, 1 + (left.n_bytes - cost.first_task) // cost.next_task))
-        result = _checked_result(lazy, out, cost.first_task + (threads - 1) * cost.next_task, limit)
+        least = cost.first_task + writing
+        threads = max(1, min(most, 1 + (left.n_bytes - least) // cost.next_task))
+        result = _checked_result(lazy, out, least + (threads - 1) * cost.next_task, limit)
         land = _Landing(lazy, result, advance)
         landed = {(f"land-{lazy.name}", *index): (partial(land, index), key) for key, index in outputs.items()}
         get({**graph, **landed}, list(landed), num_workers=threads)
         return result
 
     if client is not None:
-        result = _checked_result(lazy, out, _COPIES_ARRIVING * cost.a_result, limit)
+        result = _checked_result(lazy, out, _COPIES_ARRIVING * cost.a_result + writing, limit)
         _check_workers(team_of(client), cost)
         arriving = computed(client, jobs, partial(_jobs_on, cost))
     else:
         most = local_threads()
         each = _COPIES_ARRIVING * max(cost.outputs, 1)
         at_once = max(1, min(most, left.n_bytes // each))
-        result = _checked_result(lazy, out, at_once * each, limit)
+        result = _checked_result(lazy, out, at_once * each + writing, limit)
         arriving = _in_turns(get, jobs, at_once, most)
     land = _Landing(lazy, result, advance)
     for key, block in arriving:

@@ -30,7 +30,7 @@ from swath.errors import ColumnsError, DamagedStoreError, OptionError, OutError
 from swath.layout import Layout
 from swath.mapped import is_small, take_mapped
 from swath.memory import Room, machine_bytes
-from swath.plan import MOST_THREADS, Plan, plan_gather
+from swath.plan import MOST_PIECES, MOST_THREADS, SMALL_WINDOW_BYTES, Plan, plan_gather
 from swath.raw import Piece, RawReader
 from swath.rows import Access, Rows
 from swath.storage import Scratch
@@ -54,13 +54,8 @@ _DECODERS_A_CORE = 2
 # Below this a second thread costs more to start than it saves.
 _BYTES_FOR_THREADS = 2**20
 
-# Windows up to this size are copied from scratch by one numpy call for all of them; the copy goes through
-# a temporary of the same size, which for larger windows costs more than a call each.
-_SMALL_WINDOW_BYTES = 2048
+# A numpy call that copies small windows goes through a temporary of their size.
 _TEMPORARY_BYTES = 2**20
-
-# Windows that share a read land in the batch itself up to this number, since a preadv takes 1024 buffers.
-_MOST_PIECES = 100
 
 # Reads whose pages are looked up in the page cache before the number of threads is chosen.
 _PROBES = 32
@@ -299,7 +294,7 @@ class _Lander:
         self._window = plan.window
         self._starts = plan.starts
         self._order = plan.order
-        self._large = plan.window * plan.layout.row_bytes > _SMALL_WINDOW_BYTES
+        self._large = plan.window * plan.layout.row_bytes > SMALL_WINDOW_BYTES
         self._are_rows = plan.layout.tiles.are_rows
         self._parts: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
         # The batch as bytes: rows land in it only where those of a window lie side by side, and are kept whole.
@@ -337,7 +332,7 @@ class _Lander:
         return zip(*(column[some].tolist() for column in columns))
 
     def _land_raw(self, reader: RawReader, first: int, stop: int, lo: int, hi: int) -> None:
-        if self._bytes is not None and (hi - lo == 1 or (self._large and hi - lo <= _MOST_PIECES)):
+        if self._bytes is not None and (hi - lo == 1 or (self._large and hi - lo <= MOST_PIECES)):
             self._land_in_batch(self._bytes, reader, first, stop, lo, hi)
             return
         row0 = first * self._layout.chunk_rows

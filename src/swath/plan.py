@@ -46,6 +46,13 @@ GAP_BYTES = 2**14
 # Within a read, a gap that nobody wants is skipped from this size on: that takes a call more, and a place for its pieces.
 WIDE_GAP_BYTES = 2**16
 
+# Windows up to this size are copied from scratch by one numpy call for all of them; the copy goes through a temporary of the
+# same size, which for larger windows costs more than a call each: raw ones land in the batch itself ...
+SMALL_WINDOW_BYTES = 2048
+
+# ... if no more than these share a read, since a preadv takes 1024 buffers.
+MOST_PIECES = 100
+
 # Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
 INDEX_CACHE_BYTES = 32 * 2**20
 
@@ -250,7 +257,17 @@ def plan_gather(
         held = int(rows.max()) * a_chunk // layout.chunk_rows
     elif layout.by_library:
         held += _LIBRARY_COPIES * held
-    elif not is_raw:  # neighbours are fetched with the gaps between them
+    elif is_raw:
+        windows = int((hi - lo).max()) if first.size else 0
+        if (
+            batch_in_memory
+            and columns is None
+            and window * layout.row_bytes > SMALL_WINDOW_BYTES
+            and windows <= MOST_PIECES
+        ):
+            # What lands in the batch is not held besides: only chunks of which a part is wanted, and gaps.
+            held = min(held, (windows + 1) * (GAP_BYTES + 2 * a_chunk))
+    else:  # neighbours are fetched with the gaps between them
         held += min(BLOCK_BYTES, (most_chunks - 1) * GAP_BYTES) + layout.decode_copies * a_chunk
         held += min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
     scratch = held * (2 if direct else 1) + _THREAD_OVERHEAD
