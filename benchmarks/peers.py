@@ -11,7 +11,7 @@ stand here, and tables compare with the best of them:
   indexes; its bound is far below the data, so that no row is served from it. ``file_io_concurrency`` is 32 instead of its
   default of 4, as its maintainers advise for random reads (tensorstore#179).
 - blosc2: slices, of the file and of a mapping of it; and all rows in one index array.
-- dask: ``take``, and blocks of windows made by ``delayed`` functions; on the threads that are its default for arrays.
+- dask: a ``stack`` of slices, ``take``, and blocks of windows made by ``delayed`` functions; on the threads that are its default for arrays.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from unittest import mock
 
 import h5py
 import numpy as np
+from dask.base import compute as compute_by_dask
 from numpy.typing import NDArray
 
 import swath
@@ -46,6 +47,19 @@ _DASK_BLOCK = 256  # windows: some 64 MB in the main table, as dask's own advice
 def swath_unchecked(job: Job) -> NDArray[Any]:
     a = swath.open(job.target)
     return a.gather(starts_of(job, len(a)), window=job.window, verify="never")
+
+
+def swath_windows(job: Job) -> NDArray[Any]:
+    a = swath.open(job.target)
+    batch: NDArray[Any] = a.windows(starts_of(job, len(a)), window=job.window).compute(scheduler="threads")
+    return batch
+
+
+def dask_windows(job: Job) -> NDArray[Any]:
+    """As dask computes any array: all blocks, and then the whole beside them."""
+    a = swath.open(job.target)
+    batch: NDArray[Any] = compute_by_dask(a.windows(starts_of(job, len(a)), window=job.window), scheduler="threads")[0]
+    return batch
 
 
 def swath_threads(threads: int, job: Job) -> NDArray[Any]:
@@ -194,6 +208,14 @@ def dask_take(job: Job) -> NDArray[Any]:
     return _windows_of_rows(da.take(lazy, _rows(job, array.shape[0]), axis=0).compute(), job)
 
 
+def dask_stack(job: Job) -> NDArray[Any]:
+    import dask.array as da
+
+    lazy = da.from_zarr(job.target)
+    result: NDArray[Any] = da.stack([lazy[s : s + job.window] for s in starts_of(job, len(lazy)).tolist()]).compute()
+    return result
+
+
 def dask_delayed(job: Job) -> NDArray[Any]:
     import dask.array as da
     import zarr
@@ -253,6 +275,8 @@ def _open_tensorstore(job: Job, mode: str = "default") -> Any:
 PEERS: dict[str, Callable[[Job], NDArray[Any]]] = {
     **WAYS,
     "swath gather, verify never": swath_unchecked,
+    "swath windows().compute()": swath_windows,
+    "dask.compute of windows()": dask_windows,
     **{f"swath gather, threads {n}": partial(swath_threads, n) for n in THREADS},
     "bare preadv": partial(bare_preadv, None),
     **{f"bare preadv, threads {n}": partial(bare_preadv, n) for n in THREADS},
@@ -272,6 +296,7 @@ PEERS: dict[str, Callable[[Job], NDArray[Any]]] = {
     "blosc2 loop": partial(blosc2_loop, {"mode": "r"}),
     "blosc2 loop, mapped": partial(blosc2_loop, {"mmap_mode": "r"}),
     "blosc2, index array": blosc2_take,
+    "dask stack of slices": dask_stack,
     "dask take": dask_take,
     "dask delayed blocks": dask_delayed,
 }

@@ -26,16 +26,15 @@ from swath.memory import format_bytes, parse_bytes
 @folder_option
 @results_option
 def main(limit: str, rows: int | None, folder: Path, results: Path) -> None:
-    group, is_v1 = _make_group(parse_bytes(limit))
+    group, is_v1 = make_group(parse_bytes(limit))
     peak = {"rss": 0}
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch_rss, args=(group, is_v1, peak, ended))
+    watcher = threading.Thread(target=watch_rss, args=(group, is_v1, peak, ended))
     watcher.start()
     begin = time.perf_counter()
     try:
         done = subprocess.run(
-            # The shell enters the group, and becomes the demo.
-            ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs", *_demo(folder, rows)],
+            in_group(group, _demo(folder, rows)),
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -44,7 +43,7 @@ def main(limit: str, rows: int | None, folder: Path, results: Path) -> None:
     finally:
         ended.set()
         watcher.join()
-        killed = _oom_kills(group, is_v1)
+        killed = oom_kills(group, is_v1)
         group.rmdir()
     print(done.stdout)
     record = {
@@ -69,7 +68,12 @@ def _demo(folder: Path, rows: int | None) -> list[str]:
     return [sys.executable, "-m", "swath.cli", "demo", "--folder", str(folder), *size]
 
 
-def _make_group(n_bytes: int) -> tuple[Path, bool]:
+def in_group(group: Path, command: list[str]) -> list[str]:
+    """A command that runs in a group: a shell enters it, and becomes the command."""
+    return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
+
+
+def make_group(n_bytes: int) -> tuple[Path, bool]:
     """A child of this process's memory cgroup, with a limit, and whether it is of version 1."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -84,7 +88,7 @@ def _make_group(n_bytes: int) -> tuple[Path, bool]:
     return group, False
 
 
-def _watch_rss(group: Path, is_v1: bool, peak: dict[str, int], ended: threading.Event) -> None:
+def watch_rss(group: Path, is_v1: bool, peak: dict[str, int], ended: threading.Event) -> None:
     """The kernel's own peak counts page cache, which always fills the limit: watch what cannot be given back."""
     field = "total_rss" if is_v1 else "anon"
     while not ended.wait(0.02):
@@ -92,7 +96,7 @@ def _watch_rss(group: Path, is_v1: bool, peak: dict[str, int], ended: threading.
         peak["rss"] = max(peak["rss"], int(stat[field]))
 
 
-def _oom_kills(group: Path, is_v1: bool) -> int:
+def oom_kills(group: Path, is_v1: bool) -> int:
     text = (group / ("memory.oom_control" if is_v1 else "memory.events")).read_text()
     return int(dict(line.split() for line in text.splitlines())["oom_kill"])
 

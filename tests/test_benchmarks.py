@@ -238,6 +238,23 @@ def test_ingest(tmp_path: Path) -> None:
     ]
 
 
+def test_lazy(tmp_path: Path) -> None:
+    record = _script(tmp_path, "lazy", "--rows=5000", "--columns=10", "--windows=100", "--rounds=1", "--many=1000")
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in record["rates"].values())
+    assert record["graph"]["windows"] == 1000
+
+
+def test_the_reference_job_on_a_cluster(tmp_path: Path) -> None:
+    options = ["--rows=2000", "--windows=100", "--limit=2GB", f"--folder={tmp_path}"]
+    command = [sys.executable, _BENCHMARKS / "reference_cluster.py", *options, "--results", tmp_path / "results"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "PermissionError" in done.stderr or "Read-only file system" in done.stderr:
+        pytest.skip("no right to make a memory cgroup here")
+    assert done.returncode == 0, done.stderr
+    (run,) = _read(tmp_path, "reference_cluster")["runs"]
+    assert (run["same"], run["oom_kills"], run["exit_status"]) == (True, 0, 0)
+
+
 def test_reliability(tmp_path: Path) -> None:
     record = _script(tmp_path, "reliability", "--kills=1", "--opens=4")
     systems = {"swath", "zarr-python", "h5py", "icechunk"}

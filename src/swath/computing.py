@@ -199,7 +199,7 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
 
     if client is not None:
         result = _checked_result(lazy, out, _COPIES_ARRIVING * cost.a_result + writing, limit)
-        _check_workers(team_of(client), cost)
+        _check_workers(team_of(client, taken=_result_bytes(lazy, out)), cost)
         arriving = computed(client, jobs, partial(_jobs_on, cost))
     else:
         most = local_threads()

@@ -50,7 +50,7 @@ from swath.sources.sliced import take_rows
 from swath.store import Store, group_above, open_members, open_store
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
-from swath.workers import find_client
+from swath.workers import find_client, team_of
 from swath.writing import Part, Writer, on_threads, write_parts
 
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
@@ -339,9 +339,16 @@ def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | N
         chunk_rows=options.chunk_rows,
         shard_rows=options.shard_rows,
         codec=codec,
-        most_shard_bytes=max(1, (limit.n_bytes - source.read_bytes) // _SHARDS_IN_LIMIT),
+        most_shard_bytes=max(1, _most_shard_bytes(source, options, limit)),
     )
     return Facts(layout, window, source.segments, (described,), source.shape[:1], reason)
+
+
+def _most_shard_bytes(source: Source, options: Options, limit: Room) -> int:
+    """What a shard of default size may be, so that there is room for it and, encoded, for it again: here, or in each worker."""
+    client = find_client(options.client)
+    most = (limit.n_bytes - source.read_bytes) // _SHARDS_IN_LIMIT
+    return most if client is None else min(most, (team_of(client).thread_bytes - source.read_bytes) // 2)
 
 
 def _longer(facts: Facts, source: Source) -> Facts:

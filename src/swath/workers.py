@@ -11,12 +11,15 @@ from itertools import islice
 from typing import Any
 
 from swath.errors import OptionError, WorkersLostError
+from swath.memory import detect_room
 
 Key = Any
 """What dask names a task by."""
 
 # Of a worker's memory dask leaves the last part to spilling and to pausing: from 60 % on it writes results to its disk.
 _SHARE_OF_WORKER = 0.6
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 # How often the workers are looked at while they compute: it costs some milliseconds.
 _LOOK_SECONDS = 1.0
@@ -63,14 +66,29 @@ def find_client(client: Any = None) -> Any:
     return None if found.asynchronous else found
 
 
-def team_of(client: Any) -> Team:
-    """What the workers have; without workers, or without limits, as if there were one of any size."""
+def team_of(client: Any, taken: int = 0) -> Team:
+    """What the workers have; without workers, or without limits, as if there were one of any size.
+
+    Workers beside this process share what the machine, or its memory cgroup, which dask may not know of, has left; ``taken``
+    bytes of that are spoken for.
+    """
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [(worker["nthreads"], worker["memory_limit"] or sys.maxsize) for worker in workers]
+    beside = sum(worker["host"] in _LOOPBACK for worker in workers)
+    room = max(0, detect_room().n_bytes - taken) // max(1, beside)
+    limits = [
+        (
+            worker["nthreads"],
+            int(
+                min(worker["memory_limit"] or sys.maxsize, room if worker["host"] in _LOOPBACK else sys.maxsize)
+                * _SHARE_OF_WORKER
+            ),
+        )
+        for worker in workers
+    ]
     return Team(
         threads=sum(threads for threads, _ in limits) or 1,
-        thread_bytes=min((int(limit * _SHARE_OF_WORKER) // threads for threads, limit in limits), default=sys.maxsize),
-        total_bytes=sum(int(limit * _SHARE_OF_WORKER) for _, limit in limits) or sys.maxsize,
+        thread_bytes=min((limit // threads for threads, limit in limits), default=sys.maxsize),
+        total_bytes=sum(limit for _, limit in limits) or sys.maxsize,
     )
 
 
