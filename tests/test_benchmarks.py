@@ -246,7 +246,7 @@ def test_lazy(tmp_path: Path) -> None:
 
 def test_the_reference_job_on_a_cluster(tmp_path: Path) -> None:
     options = ["--rows=2000", "--windows=100", "--limit=2GB", f"--folder={tmp_path}"]
-    command = [sys.executable, _BENCHMARKS / "reference_cluster.py", *options, "--results", tmp_path / "results"]
+    command = [sys.executable, str(_BENCHMARKS / "reference_cluster.py"), *options, f"--results={tmp_path}/results"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "PermissionError" in done.stderr or "Read-only file system" in done.stderr:
         pytest.skip("no right to make a memory cgroup here")

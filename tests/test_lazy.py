@@ -18,6 +18,7 @@ from oracle import assert_same, expected
 
 import swath
 from swath.errors import MemoryLimitError, OptionError, OutError, StartsError, SwathError
+from swath.memory import Room
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 30))
 STARTS = np.random.default_rng(1).integers(0, 2000 - 16, 500)
@@ -62,6 +63,35 @@ def test_what_dask_does_with_arrays_works(a: swath.RowArray) -> None:
     assert_same(lazy.rechunk((60, 4, 30)).compute(), WANTED)
     assert_same((da.map_blocks(np.negative, lazy) + 1).compute(), 1 - WANTED)
     assert_same(lazy.persist().compute(), WANTED)
+
+
+def test_their_own_compute_keeps_to_a_limit_here_and_elsewhere(
+    a: swath.RowArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy = a.windows(STARTS, block=64)
+    travelled = pickle.loads(pickle.dumps(lazy))
+    assert travelled.name == lazy.name
+    monkeypatch.setattr("swath.computing.resolve_limit", lambda limit: Room(1_000_000, "the test"))
+    for each in (lazy, travelled):
+        with pytest.raises(MemoryLimitError, match=r"result 1\.83 MiB"):
+            each.compute()
+        assert_same(each.compute(scheduler="threads", optimize_graph=False), WANTED)  # as dask would
+
+
+def test_in_the_order_of_storage(a: swath.RowArray) -> None:
+    lazy = a.windows(STARTS, block=64, order="storage")
+    assert_same(lazy.compute(), expected(ROWS, np.sort(STARTS), 16))
+    assert lazy.name != a.windows(STARTS, block=64).name
+    assert lazy.name == a.windows(STARTS[::-1], block=64, order="storage").name
+    with pytest.raises(OptionError, match=r"order is 'any'\. Choose one of 'asked', 'storage'"):
+        a.windows(STARTS, order="any")  # type: ignore[arg-type]
+
+
+def test_starts_that_change_later_change_nothing(a: swath.RowArray) -> None:
+    starts = STARTS.copy()
+    lazy = a.windows(starts)
+    starts[:] = 0
+    assert_same(lazy.compute(), WANTED)
 
 
 def test_no_windows(a: swath.RowArray) -> None:

@@ -54,6 +54,9 @@ class Windows(da.Array):
 
     __slots__ = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Windows, super().__reduce__()[1]  # type: ignore[no-untyped-call]
+
     def compute(self, **options: Any) -> Any:
         """The batch. With other options than dask's ``scheduler`` as dask would compute it."""
         if options.keys() <= {"scheduler"}:
