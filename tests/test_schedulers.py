@@ -30,6 +30,7 @@ from oracle import assert_same, expected
 
 import swath
 from swath.errors import OptionError, StoreChangedError, StoreNotFoundError
+from swath.memory import detect_room, format_bytes
 
 # Whole numbers: sums are exact, whatever their order.
 ROWS = np.random.default_rng(0).integers(-1000, 1000, (2000, 30)).astype("f8")
@@ -392,6 +393,14 @@ def test_a_task_may_compute(client: Client, a: swath.RowArray) -> None:
 def _gathers_by_scheduler(client: Client) -> int:
     events = client.get_events("all")
     return sum(isinstance(event, dict) and event.get("action") == "gather" for _, event in events)
+
+
+def test_a_task_knows_the_limit_of_its_worker(client: Client) -> None:
+    limit = min(worker["memory_limit"] for worker in client.scheduler_info()["workers"].values())
+    room = client.submit(detect_room, pure=False).result()
+    assert room.n_bytes < limit // 2  # a worker has two threads
+    if detect_room().n_bytes > limit:
+        assert room.bound_by == f"the dask worker (memory_limit {format_bytes(limit)}, 2 threads)"
 
 
 def test_no_block_passes_through_the_scheduler(client: Client, a: swath.RowArray, tmp_path: Path) -> None:
