@@ -358,7 +358,7 @@ def test_memory_stays_below_the_limit_whatever_the_size(tmp_path: Path, large: P
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        pytest.param("{}/c.npy", {"shard_rows": 2048}, r"one shard is 16.00 MiB\).*limit is 8.00 MiB", id="shard"),
+        pytest.param("{}/c.npy", {"shard_rows": 2048}, r"one shard is 16.01 MiB\).*limit is 8.00 MiB", id="shard"),
         pytest.param("{}/c.npy", {"shard_rows": 1024, "codec": "lz4"}, r"one shard is 16.00 MiB\)", id="compressed"),
     ],
 )

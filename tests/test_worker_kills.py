@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.array as da
 import numpy as np
@@ -26,6 +28,9 @@ from oracle import expected
 
 import swath
 from swath.errors import MemoryLimitError, WorkersLostError
+
+# A worker cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 # What nobody has waited for so long is a hang.
 _MOST_SECONDS = 120.0
