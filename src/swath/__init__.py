@@ -9,7 +9,9 @@
 from typing import TYPE_CHECKING, Any
 
 from swath import errors
-from swath.array import RowArray, ingest, open
+from swath.array import RowArray
+from swath.batches import Batches
+from swath.doors import ingest, open
 from swath.errors import SwathError
 from swath.exporting import export
 from swath.group import RowGroup, ingest_group, open_group
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batches",
     "Plan",
     "RowArray",
     "RowGroup",

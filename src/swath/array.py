@@ -1,23 +1,24 @@
-"""What users hold: `RowArray`, and the functions that make one. Each method is one call down."""
+"""What users hold: `RowArray`. Each method is one call down."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from swath import gather as _gather
+from swath.batches import Batches
 from swath.errors import OptionError
 from swath.gather import Direct, Verify
-from swath.layout import CodecName
 from swath.memory import Room, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
+from swath.sampling import sampler_of
 from swath.sources.converted import Casting
+from swath.windows import check_window
 
 if TYPE_CHECKING:
     import dask.array
@@ -233,6 +234,70 @@ class RowArray:
         )
         return computing.Windows(plain.dask, plain.name, plain.chunks, meta=plain._meta)  # type: ignore[no-untyped-call]
 
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = 0,
+        epochs: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        starts: ArrayLike | None = None,
+        window: int | None = None,
+        columns: Any = None,
+        across_segments: bool = False,
+        memory_limit: int | str | None = None,
+    ) -> Batches[NDArray[Any]]:
+        """Batches of windows one after another: each window once an epoch, in an order that ``seed`` decides.
+
+        Nothing is drawn beforehand: 10^9 windows take no more memory than one batch. Which batch comes when does not depend on how
+        many ranks share them.
+
+        Parameters
+        ----------
+        batch_size
+            Windows of a batch; the last of an epoch has what is left.
+        seed
+            Another number is another order, and each epoch has its own; None for windows as they lie, or as ``starts`` has them.
+        epochs
+            How often each window comes.
+        rank, world_size
+            Of all batches this one gets every ``world_size``-th, from ``rank`` on.
+        starts
+            The windows to choose from; by default all that lie in one segment, or with ``across_segments`` all of the array.
+        window, columns, memory_limit
+            As in `gather`, for each batch.
+
+        Returns
+        -------
+        Batches
+            An iterator with a length, ``state_dict``, ``load_state_dict``, and the ``starts`` of the batch that came last.
+
+        Raises
+        ------
+        OptionError, StartsError, WindowError, WindowOutOfBoundsError, ColumnsError
+        MemoryLimitError
+            A batch would pass the limit; nothing was read.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> a = swath.ingest(np.arange(1000).reshape(100, 10), tmp / "batches.zarr", window=4)
+        >>> batches = a.batches(32, seed=7)
+        >>> len(batches), [batch.shape for batch in batches][-1], batches.starts.tolist()
+        (4, (1, 4, 10), [11])
+        """
+        layout = self._rows.layout
+        window = check_window(self.window if window is None else window, layout.n_rows)
+        segments = np.array([[0, layout.n_rows]]) if across_segments else self.segments
+        sampler = sampler_of(
+            segments, window, starts, batch_size, seed=seed, epochs=epochs, rank=rank, world_size=world_size
+        )
+        limit = resolve_limit(memory_limit)
+        first = sampler.starts(0) if len(sampler) else np.empty(0, np.int64)
+        _gather.plan_for(self._rows, first, window, columns, limit=limit).check(limit)
+        return Batches(sampler, partial(self.gather, window=window, columns=columns, memory_limit=memory_limit))
+
     def append(
         self,
         source: Any,
@@ -420,159 +485,3 @@ def rows_of(a: object) -> Rows:
     if not isinstance(a, RowArray):
         raise OptionError(f"A {type(a).__name__} is no array of swath. Give what swath.open or swath.ingest return.")
     return a._rows
-
-
-def open(
-    url: str | os.PathLike[str],
-    *,
-    window: int | None = None,
-    dtype: DTypeLike | None = None,
-    row_shape: Sequence[int] | None = None,
-) -> RowArray:
-    """Open a store, or in place, without a copy, an array that another program wrote.
-
-    Reads metadata only; the rows are read by `RowArray.gather` and its likes.
-
-    Parameters
-    ----------
-    url
-        A store; any Zarr array, v2 or v3; a ``.npy`` file; ``"file.h5::dataset"``; a raw binary file.
-    window
-        Rows that most windows will have; by default what a store was laid out for, and 16 for others.
-    dtype, row_shape
-        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default.
-
-    Raises
-    ------
-    StoreNotFoundError
-        There is no such file or store.
-    IncompleteStoreError
-        Its ingest has not finished.
-    FormatError, SourceError
-        Its metadata are damaged, or it is no array of rows.
-    OptionError
-        An argument that means nothing here.
-
-    Examples
-    --------
-    >>> import swath, numpy as np
-    >>> np.save(tmp / "rows.npy", np.arange(1000).reshape(100, 10))
-    >>> swath.open(tmp / "rows.npy").gather([90, 7], window=2)[:, :, 0]
-    array([[900, 910],
-           [ 70,  80]])
-    """
-    from swath.opening import open_rows
-
-    return RowArray(open_rows(url, window=window, dtype=dtype, row_shape=row_shape))
-
-
-def ingest(
-    source: Any,
-    url: str | os.PathLike[str],
-    *,
-    window: int = 16,
-    chunk_rows: int | Literal["auto"] = "auto",
-    shard_rows: int | Literal["auto"] = "auto",
-    codec: CodecName | Literal["auto"] = "auto",
-    dtype: DTypeLike | None = None,
-    casting: Casting = "exact",
-    row_shape: Sequence[int] | None = None,
-    rows: slice | None = None,
-    memory_limit: int | str | None = None,
-    progress: bool | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    client: Any = None,
-) -> RowArray:
-    """Write an array as a store laid out for random windows, and open it.
-
-    The store appears at ``url`` when it is whole. Interrupted and called again, it carries on where it was.
-
-    Parameters
-    ----------
-    source
-        A numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``;
-        the path of a ``.npy`` file, a Zarr array, a raw binary file or a table of text (``.csv``, ``.tsv``, ``.txt``, with or
-        without ``.gz``), ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``, a folder of images that are
-        alike; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
-        ``"part-*.npy"``: its files are joined in the order of their names as text (``part-10`` before ``part-9``). What goes
-        beside values (coordinates, units, a mask of nothing) is left behind. For labels, and images that are not alike, a
-        source that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read
-        again, so an interrupted call begins anew.
-    url
-        The folder that shall be the store.
-    window
-        Rows that most windows will have.
-    chunk_rows, shard_rows
-        Rows that are decoded together, and rows of a file; by default chosen for the window.
-    codec
-        ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
-        array fits in memory, a codec where it does not and the rows are much smaller encoded.
-    dtype
-        That of the store; by default that of the source. Of a raw binary file, that of its bytes; of a table of text that of
-        a line, such as ``[("name", "S10"), ("pos", "<i4")]``, or of all values, by default float64.
-    casting
-        What ``dtype`` may do to values: ``"exact"`` refuses the first that would not be equal (nan stays nan); ``"rounded"`` lets
-        floats round to the nearest, but refuses what overflows, wraps or is cut; ``"unsafe"`` is numpy's ``astype``.
-    row_shape
-        Shape of a row in a raw binary file; ``()`` by default.
-    rows
-        Which rows to take, as ``slice(1000, 2000)``; all by default.
-    memory_limit
-        What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
-    progress
-        Whether a bar shows how far it is; by default if stderr is a terminal.
-    resume
-        Whether to carry on with what an interrupted call with the same arguments has written.
-    overwrite
-        Whether to replace an array that is at ``url``. The old one stays until the new one is whole.
-    client
-        A ``distributed.Client``, whose workers write the shards, one task each; by default the active one, and threads if
-        there is none. The workers must see the source and ``url``. What only this process has, such as a numpy array, is
-        written by threads.
-
-    Returns
-    -------
-    RowArray
-
-    Raises
-    ------
-    SourceError, SourceNotFoundError
-        The source is no array of rows, or not there, or a value of it is lost in ``dtype``.
-    LayoutError, OptionError
-        The rows cannot be stored in this way.
-    StoreExistsError, StoreBusyError
-        The place is taken.
-    MemoryLimitError
-        One shard does not fit in the limit.
-    DiskFullError
-        No room; what has been written is kept for the next call.
-
-    Examples
-    --------
-    >>> import swath, numpy as np
-    >>> a = swath.ingest(np.random.default_rng(0).normal(size=(1000, 50)), tmp / "ingest.zarr", window=8)
-    >>> a.shape, a.window, len(a.segments)
-    ((1000, 50), 8, 1)
-    >>> swath.ingest(np.arange(1000), tmp / "part.zarr", rows=slice(-500, None), dtype="u2").gather([0], window=2)
-    array([[500, 501]], dtype=uint16)
-    """
-    from swath import ingestion
-
-    options = ingestion.Options(
-        window=window,
-        chunk_rows=chunk_rows,
-        shard_rows=shard_rows,
-        codec=codec,
-        dtype=dtype,
-        casting=casting,
-        row_shape=row_shape,
-        rows=rows,
-        memory_limit=memory_limit,
-        progress=progress,
-        resume=resume,
-        overwrite=overwrite,
-        client=client,
-    )
-    ingestion.ingest(source, url, options)
-    return open(url)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swath.array import ingest
+from swath.doors import ingest
 from swath.measure import Job, Result, measure
 from swath.memory import Room, detect_room, format_bytes
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray
+from swath.batches import Batches
 from swath.errors import FormatError, OptionError, SourceError
 from swath.layout import CodecName
+from swath.sampling import sampler_of
 from swath.sources.converted import Casting
 from swath.store import open_members
+from swath.windows import check_window
 
 if TYPE_CHECKING:
     import dask.array
@@ -76,6 +80,30 @@ class RowGroup(Mapping[str, RowArray]):
     def windows(self, starts: ArrayLike, **options: Any) -> dict[str, dask.array.Array]:
         """The same windows of each array, lazily; ``options`` are those of `RowArray.windows`."""
         return {name: array.windows(starts, **options) for name, array in self._arrays.items()}
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = 0,
+        epochs: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        starts: ArrayLike | None = None,
+        window: int | None = None,
+        across_segments: bool = False,
+        **options: Any,
+    ) -> Batches[dict[str, NDArray[Any]]]:
+        """Batches of the same windows of each array: see `RowArray.batches`. ``options`` are those of `gather`.
+
+        A window lies in one segment of each of the arrays, unless told otherwise.
+        """
+        window = check_window(next(iter(self._arrays.values())).window if window is None else window, self.n_rows)
+        segments = np.array([[0, self.n_rows]]) if across_segments else self.segments
+        sampler = sampler_of(
+            segments, window, starts, batch_size, seed=seed, epochs=epochs, rank=rank, world_size=world_size
+        )
+        return Batches(sampler, partial(self.gather, window=window, **options))
 
     def append(
         self,

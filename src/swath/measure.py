@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.array import open as open_array
+from swath.doors import open as open_array
 from swath.errors import SwathError
 from swath.windows import IntArray
 

@@ -177,7 +177,7 @@ class Plan:
             a_window = self.bytes_wanted // self.starts.size
             fitting = max(0, limit.n_bytes - self.peak_bytes + self.cost.batch) // a_window
             ways_out = (
-                f"Gather at most {fitting:,} windows at once, choose columns=, raise memory_limit, "
+                f"Gather at most {fitting:,} windows at once (batches(starts=...) does), choose columns=, raise memory_limit, "
                 "or land the batch on disk with out=numpy.memmap(...)."
             )
         raise MemoryLimitError(

@@ -1,0 +1,169 @@
+"""How a `RowArray` comes to be: `open` what is there, or `ingest` a source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from numpy.typing import DTypeLike
+
+from swath.array import RowArray
+from swath.layout import CodecName
+from swath.sources.converted import Casting
+
+
+def open(
+    url: str | os.PathLike[str],
+    *,
+    window: int | None = None,
+    dtype: DTypeLike | None = None,
+    row_shape: Sequence[int] | None = None,
+) -> RowArray:
+    """Open a store, or in place, without a copy, an array that another program wrote.
+
+    Reads metadata only; the rows are read by `RowArray.gather` and its likes.
+
+    Parameters
+    ----------
+    url
+        A store; any Zarr array, v2 or v3; a ``.npy`` file; ``"file.h5::dataset"``; a raw binary file.
+    window
+        Rows that most windows will have; by default what a store was laid out for, and 16 for others.
+    dtype, row_shape
+        Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default.
+
+    Raises
+    ------
+    StoreNotFoundError
+        There is no such file or store.
+    IncompleteStoreError
+        Its ingest has not finished.
+    FormatError, SourceError
+        Its metadata are damaged, or it is no array of rows.
+    OptionError
+        An argument that means nothing here.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> np.save(tmp / "rows.npy", np.arange(1000).reshape(100, 10))
+    >>> swath.open(tmp / "rows.npy").gather([90, 7], window=2)[:, :, 0]
+    array([[900, 910],
+           [ 70,  80]])
+    """
+    from swath.opening import open_rows
+
+    return RowArray(open_rows(url, window=window, dtype=dtype, row_shape=row_shape))
+
+
+def ingest(
+    source: Any,
+    url: str | os.PathLike[str],
+    *,
+    window: int = 16,
+    chunk_rows: int | Literal["auto"] = "auto",
+    shard_rows: int | Literal["auto"] = "auto",
+    codec: CodecName | Literal["auto"] = "auto",
+    dtype: DTypeLike | None = None,
+    casting: Casting = "exact",
+    row_shape: Sequence[int] | None = None,
+    rows: slice | None = None,
+    memory_limit: int | str | None = None,
+    progress: bool | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    client: Any = None,
+) -> RowArray:
+    """Write an array as a store laid out for random windows, and open it.
+
+    The store appears at ``url`` when it is whole. Interrupted and called again, it carries on where it was.
+
+    Parameters
+    ----------
+    source
+        A numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``;
+        the path of a ``.npy`` file, a Zarr array, a raw binary file or a table of text (``.csv``, ``.tsv``, ``.txt``, with or
+        without ``.gz``), ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``, a folder of images that are
+        alike; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
+        ``"part-*.npy"``: its files are joined in the order of their names as text (``part-10`` before ``part-9``). What goes
+        beside values (coordinates, units, a mask of nothing) is left behind. For labels, and images that are not alike, a
+        source that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read
+        again, so an interrupted call begins anew.
+    url
+        The folder that shall be the store.
+    window
+        Rows that most windows will have.
+    chunk_rows, shard_rows
+        Rows that are decoded together, and rows of a file; by default chosen for the window.
+    codec
+        ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
+        array fits in memory, a codec where it does not and the rows are much smaller encoded.
+    dtype
+        That of the store; by default that of the source. Of a raw binary file, that of its bytes; of a table of text that of
+        a line, such as ``[("name", "S10"), ("pos", "<i4")]``, or of all values, by default float64.
+    casting
+        What ``dtype`` may do to values: ``"exact"`` refuses the first that would not be equal (nan stays nan); ``"rounded"`` lets
+        floats round to the nearest, but refuses what overflows, wraps or is cut; ``"unsafe"`` is numpy's ``astype``.
+    row_shape
+        Shape of a row in a raw binary file; ``()`` by default.
+    rows
+        Which rows to take, as ``slice(1000, 2000)``; all by default.
+    memory_limit
+        What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
+    progress
+        Whether a bar shows how far it is; by default if stderr is a terminal.
+    resume
+        Whether to carry on with what an interrupted call with the same arguments has written.
+    overwrite
+        Whether to replace an array that is at ``url``. The old one stays until the new one is whole.
+    client
+        A ``distributed.Client``, whose workers write the shards, one task each; by default the active one, and threads if
+        there is none. The workers must see the source and ``url``. What only this process has, such as a numpy array, is
+        written by threads.
+
+    Returns
+    -------
+    RowArray
+
+    Raises
+    ------
+    SourceError, SourceNotFoundError
+        The source is no array of rows, or not there, or a value of it is lost in ``dtype``.
+    LayoutError, OptionError
+        The rows cannot be stored in this way.
+    StoreExistsError, StoreBusyError
+        The place is taken.
+    MemoryLimitError
+        One shard does not fit in the limit.
+    DiskFullError
+        No room; what has been written is kept for the next call.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> a = swath.ingest(np.random.default_rng(0).normal(size=(1000, 50)), tmp / "ingest.zarr", window=8)
+    >>> a.shape, a.window, len(a.segments)
+    ((1000, 50), 8, 1)
+    >>> swath.ingest(np.arange(1000), tmp / "part.zarr", rows=slice(-500, None), dtype="u2").gather([0], window=2)
+    array([[500, 501]], dtype=uint16)
+    """
+    from swath import ingestion
+
+    options = ingestion.Options(
+        window=window,
+        chunk_rows=chunk_rows,
+        shard_rows=shard_rows,
+        codec=codec,
+        dtype=dtype,
+        casting=casting,
+        row_shape=row_shape,
+        rows=rows,
+        memory_limit=memory_limit,
+        progress=progress,
+        resume=resume,
+        overwrite=overwrite,
+        client=client,
+    )
+    ingestion.ingest(source, url, options)
+    return open(url)
