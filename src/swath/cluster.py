@@ -26,6 +26,7 @@ _MOST_PICKLED_BYTES = 2**20
 
 def pickled(part: Part) -> bytes | None:
     """What a worker needs to write shards of an array; None where that would be the rows themselves, or an open file."""
+    import cloudpickle  # as dask does, for functions of notebooks and scripts
 
     def refuse(buffer: pickle.PickleBuffer) -> bool:
         if memoryview(buffer).nbytes > _MOST_PICKLED_BYTES:
@@ -34,7 +35,7 @@ def pickled(part: Part) -> bytes | None:
 
     stream = io.BytesIO()
     try:
-        pickle.Pickler(stream, protocol=5, buffer_callback=refuse).dump(part)
+        cloudpickle.Pickler(stream, protocol=5, buffer_callback=refuse).dump(part)
     except (_TooLargeError, pickle.PicklingError, TypeError, AttributeError):
         return None
     return stream.getvalue() if stream.tell() <= _MOST_PICKLED_BYTES else None
