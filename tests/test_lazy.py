@@ -174,6 +174,14 @@ def test_a_bad_compute_is_refused(
         swath.compute(a.windows(STARTS) + 0, **options)
 
 
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_a_bar_shows_how_far_it_is(a: swath.RowArray, capsys: pytest.CaptureFixture[str], wanted: bool | None) -> None:
+    for lazy in (a.windows(STARTS, block=64), a.windows(STARTS, block=64) + 1):
+        swath.compute(lazy, progress=wanted)
+        shown = capsys.readouterr().err
+        assert ("compute" in shown and "1.9/1.9 MB" in shown) if wanted else not shown
+
+
 def test_what_is_no_dask_array_of_known_shape_is_refused(a: swath.RowArray) -> None:
     with pytest.raises(OptionError, match="ndarray is no dask array"):
         swath.compute(ROWS)  # type: ignore[arg-type]
