@@ -7,6 +7,7 @@ Runs ``swath demo --full`` in a child of this process's memory cgroup (v1 or v2)
 included, then prints what the kernel counted. The loops of h5py and numpy.memmap run in the same group.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -44,7 +45,7 @@ def main(limit: str, rows: int | None, folder: Path, results: Path) -> None:
         ended.set()
         watcher.join()
         killed = oom_kills(group, is_v1)
-        group.rmdir()
+        remove_group(group)
     print(done.stdout)
     record = {
         "machine": describe_machine(),
@@ -78,14 +79,22 @@ def make_group(n_bytes: int) -> tuple[Path, bool]:
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "memory":
-            group = Path("/sys/fs/cgroup/memory" + path) / "swath-reference"
+            group = Path("/sys/fs/cgroup/memory" + path) / f"swath-reference-{os.getpid()}"
             group.mkdir(exist_ok=True)
             (group / "memory.limit_in_bytes").write_text(str(n_bytes))
             return group, True
-    group = Path("/sys/fs/cgroup" + path) / "swath-reference"
+    group = Path("/sys/fs/cgroup" + path) / f"swath-reference-{os.getpid()}"
     group.mkdir(exist_ok=True)
     (group / "memory.max").write_text(str(n_bytes))
     return group, False
+
+
+def remove_group(group: Path) -> None:
+    """Remove a group once the last of its processes, which may be a helper of one that has ended, is gone."""
+    deadline = time.monotonic() + 10
+    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group.rmdir()
 
 
 def watch_rss(group: Path, is_v1: bool, peak: dict[str, int], ended: threading.Event) -> None:

@@ -21,7 +21,7 @@ import click
 import h5py
 import numpy as np
 from machine import describe_machine
-from reference import in_group, make_group, oom_kills, watch_rss
+from reference import in_group, make_group, oom_kills, remove_group, watch_rss
 from report import folder_option, results_option, save
 
 from swath.memory import format_bytes, parse_bytes
@@ -73,7 +73,7 @@ def _run(place: Path, limit: int, windows: int, workers: int) -> dict[str, Any]:
         ended.set()
         watcher.join()
         killed = oom_kills(group, is_v1)
-        group.rmdir()
+        remove_group(group)
     measured = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
     return {
         "limit_bytes": limit,
