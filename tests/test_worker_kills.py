@@ -32,6 +32,9 @@ from swath.errors import MemoryLimitError, WorkersLostError
 # A worker cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+# A worker is back after some seconds, on a machine that is busy after some more.
+_PATIENCE_SECONDS = 30.0
+
 # What nobody has waited for so long is a hang.
 _MOST_SECONDS = 120.0
 
@@ -71,12 +74,21 @@ class Team:
 
     def make_whole(self, without: int = 0) -> None:
         """Wait for both workers, after one was killed for another in its place."""
+        patience = time.monotonic() + _PATIENCE_SECONDS
         with self.deadline():
             while not (
                 len(now := self.workers()) == 2
                 and without not in now
                 and set(now.values()) == set(self.cluster.scheduler.workers)
             ):
+                if (
+                    time.monotonic() > patience
+                ):  # a nanny may give up where its worker and the scheduler lose one another
+                    self.cluster.scale(0)
+                    while self.cluster.scheduler.workers or self.cluster.workers:
+                        time.sleep(0.01)
+                    self.cluster.scale(2)
+                    patience += _MOST_SECONDS
                 time.sleep(0.01)
 
     @contextlib.contextmanager
