@@ -36,7 +36,7 @@ _IDLE_S = 2.0
 _HOPS_ALONE = 8
 
 # Results that the client begins before it has fetched the first, for each thread (swath.computing).
-JOBS_A_THREAD = 2
+_JOBS_A_THREAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,16 @@ class Parameters:
     def read_core_s(self, requests: int, n_bytes: int) -> float:
         """Of one gather."""
         return self.gather_s + requests * self.request_s + n_bytes * self.read_byte_s
+
+    def landing(self, n_bytes: float) -> Landing:
+        """A client that takes results of so many bytes each."""
+        return Landing(
+            n_bytes * self.receive_byte_s,
+            n_bytes * self.send_byte_s,
+            n_bytes * self.place_byte_s,
+            n_bytes,
+            _JOBS_A_THREAD,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +274,6 @@ def setup_here(
     cores = len(os.sched_getaffinity(0)) - parameters.idle_scheduler - workers * parameters.idle_worker
     costs = parameters.landing_costs if land else replace(parameters.bulk_costs, hop_s=parameters.landing_costs.hop_s)
     n_bytes = plan.bytes_wanted
-    landing = Landing(
-        n_bytes * parameters.receive_byte_s,
-        n_bytes * parameters.send_byte_s,
-        n_bytes * parameters.place_byte_s,
-        n_bytes,
-        JOBS_A_THREAD,
-    )
     read_core_s = parameters.read_core_s(plan.requests, plan.bytes_read)
     no_limit = float("inf")
     return Setup(
@@ -281,7 +284,7 @@ def setup_here(
             n_bytes, plan.bytes_read, plan.requests, read_core_s, 0, 0, 0.0, 1, min(parameters.gather_cores, cores)
         ),
         blocks=-(-starts.size // block),
-        landing=landing if land else None,
+        landing=parameters.landing(n_bytes) if land else None,
     )
 
 

@@ -11,13 +11,14 @@ from functools import cache
 from typing import get_args
 
 import numpy as np
-from calibration import CHUNK_ROWS, COLUMNS, JOBS_A_THREAD, WINDOW, Parameters
-from simulation import Cluster, Landing, Prediction, Setup, Store, Work, simulate
+from calibration import CHUNK_ROWS, COLUMNS, WINDOW, Parameters
+from simulation import Cluster, Prediction, Setup, Store, Work, simulate
 
 from swath.layout import Layout, choose_shard_rows
 from swath.lazy import Order
 from swath.memory import Room
 from swath.plan import MOST_THREADS, plan_gather
+from swath.storage import MOST_WRITE_BYTES
 
 WORKERS = (10, 100, 1000, 4000)
 
@@ -27,9 +28,6 @@ _N_ROWS = _PETABYTE // _ROW_BYTES
 _SHARD_ROWS = choose_shard_rows(_N_ROWS, CHUNK_ROWS, _ROW_BYTES, 2**30)
 _SMALL_SHARD_ROWS = 2**26 // (CHUNK_ROWS * _ROW_BYTES) * CHUNK_ROWS
 _BLOCK = 2**27 // (WINDOW * _ROW_BYTES)  # what windows() chooses where memory allows
-
-# One write of an ingest moves 4 MiB.
-_WRITE_BYTES = 2**22
 
 # Enough that beginning and end weigh little; few enough that all tables take seconds.
 _BLOCKS_A_WORKER = 2
@@ -77,7 +75,7 @@ def _gather_work(parameters: Parameters, job: Job) -> Work:
         read_requests=requests,
         read_core_s=parameters.read_core_s(requests, read),
         written_bytes=written,
-        written_requests=math.ceil(written / _WRITE_BYTES),
+        written_requests=math.ceil(written / MOST_WRITE_BYTES),
         write_core_s=written * parameters.ingest_byte_s,
         in_flight=MOST_THREADS,
         cores=parameters.gather_cores,
@@ -87,7 +85,7 @@ def _gather_work(parameters: Parameters, job: Job) -> Work:
 def _ingest_work(parameters: Parameters, shard_rows: int) -> Work:
     """One shard: read by one thread from one end to the other, then written."""
     n_bytes = shard_rows * _ROW_BYTES
-    requests = math.ceil(n_bytes / _WRITE_BYTES)
+    requests = math.ceil(n_bytes / MOST_WRITE_BYTES)
     half = n_bytes * parameters.ingest_byte_s / 2
     return Work(n_bytes, n_bytes, requests, half, n_bytes, requests, half, in_flight=1, cores=1.0)
 
@@ -100,21 +98,22 @@ def _cluster(workers: int) -> Cluster:
 def predict(parameters: Parameters, store: str, workers: int, job: Job, *, land: bool = False) -> Prediction:
     """A gather; with ``land`` all of it into the memory or the file of the one client."""
     work = _gather_work(parameters, job)
-    n_bytes = work.wanted_bytes
-    landing = Landing(
-        n_bytes * parameters.receive_byte_s,
-        n_bytes * parameters.send_byte_s,
-        n_bytes * parameters.place_byte_s,
-        n_bytes,
-        JOBS_A_THREAD,
-    )
     costs = parameters.landing_costs
     if not land:
         costs = replace(parameters.bulk_costs, hop_s=costs.hop_s)
     blocks = max(_LEAST_BLOCKS, _BLOCKS_A_WORKER * workers)
     if land:  # the client is soon the limit, and more workers change nothing
         blocks = min(blocks, 4 * _LEAST_BLOCKS)
-    return simulate(Setup(_cluster(workers), STORES[store], costs, work, blocks, landing if land else None))
+    return simulate(
+        Setup(
+            _cluster(workers),
+            STORES[store],
+            costs,
+            work,
+            blocks,
+            parameters.landing(work.wanted_bytes) if land else None,
+        )
+    )
 
 
 def predict_ingest(parameters: Parameters, store: str, workers: int, shard_rows: int = _SHARD_ROWS) -> Prediction:

@@ -2,9 +2,13 @@
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+import swath
 
 for name, examples in {"fast": 25, "ci": 100, "nightly": 3000}.items():
     settings.register_profile(
@@ -34,3 +38,15 @@ def trials(request: pytest.FixtureRequest) -> int:
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether all tries of the proofs are made, instead of a few."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores of 64 MB, where memory is measured: wide raw rows, the same compressed in two ways, and narrow rows."""
+    folder = tmp_path_factory.mktemp("stores")
+    wide = np.random.default_rng(0).normal(size=(8000, 1000))
+    swath.ingest(wide, folder / "raw")
+    swath.ingest(np.round(wide, 1), folder / "zstd", codec="zstd")
+    swath.ingest(np.round(wide, 1), folder / "lz4-large-chunks", codec="lz4", chunk_rows=128)
+    swath.ingest(wide.reshape(-1, 4), folder / "narrow")
+    return folder

@@ -57,6 +57,20 @@ def test_each_number_is_as_often_at_each_position(n: int) -> None:
         assert abs(chi_square - (n - 1)) < 5 * (2 * (n - 1)) ** 0.5
 
 
+@pytest.mark.parametrize("n", [5, 33])
+def test_two_numbers_go_together_as_often_as_any_others(n: int) -> None:
+    """Chi-square over seeds of the pairs at two positions: few by their table, and more by the network."""
+    tries, pairs = 50 * n * n, n * (n - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        if n > 5:
+            patch.setattr("swath.sampling._FEW", 0)
+        drawn = np.array([permuted(np.arange(2), n, seed, 0) for seed in range(tries)])
+    seen = np.bincount(drawn[:, 0] * n + drawn[:, 1], minlength=n * n)
+    chi_square = float(((seen[seen > 0] - tries / pairs) ** 2 / (tries / pairs)).sum())
+    assert np.count_nonzero(seen) == pairs
+    assert abs(chi_square - (pairs - 1)) < 5 * (2 * (pairs - 1)) ** 0.5
+
+
 def test_neighbours_do_not_stay_neighbours() -> None:
     """Differences of what follows in an epoch, and pairs of epochs, are as of numpy's own shuffle."""
     n = 100_000

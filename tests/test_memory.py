@@ -52,18 +52,6 @@ def _measure(url: str, n: int, how: str = "gather", out: Path | None = None, **o
     return result
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stores of 64 MB: wide raw rows, the same compressed, and narrow rows."""
-    place = tmp_path_factory.mktemp("memory")
-    wide = np.random.default_rng(0).normal(size=(8000, 1000))
-    swath.ingest(wide, place / "raw")
-    swath.ingest(np.round(wide, 1), place / "zstd", codec="zstd")
-    swath.ingest(np.round(wide, 1), place / "lz4-large-chunks", codec="lz4", chunk_rows=128)
-    swath.ingest(wide.reshape(-1, 4), place / "narrow")
-    return place
-
-
 @pytest.mark.parametrize("how", ["gather", "compute"])
 @pytest.mark.parametrize(
     ("store", "n", "options"),
@@ -79,22 +67,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_the_projected_peak_is_never_passed(
-    folder: Path, store: str, n: int, options: dict[str, Any], how: str
+    stores: Path, store: str, n: int, options: dict[str, Any], how: str
 ) -> None:
-    measured = _measure(str(folder / store), n, how, **options)
+    measured = _measure(str(stores / store), n, how, **options)
     assert measured["added"] <= measured["projected"], measured
     # A projection that promised everything would be kept too: beyond its fixed part it is near the truth.
     assert measured["projected"] <= 1.5 * measured["batch"] + 128 * 2**20, measured
 
 
-def test_a_batch_on_disk_is_not_held_in_memory_twice(folder: Path, tmp_path: Path) -> None:
-    measured = _measure(str(folder / "raw"), 1500, "compute", tmp_path / "out.bin")
+def test_a_batch_on_disk_is_not_held_in_memory_twice(stores: Path, tmp_path: Path) -> None:
+    measured = _measure(str(stores / "raw"), 1500, "compute", tmp_path / "out.bin")
     # The pages of the file are the kernel's to give back; beside them only blocks are held.
     assert measured["added"] <= measured["batch"] + 64 * 2**20, measured
 
 
-def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path) -> None:
-    a = swath.open(folder / "raw")
+def test_what_cannot_fit_is_refused_before_it_is_read(stores: Path) -> None:
+    a = swath.open(stores / "raw")
     with pytest.raises(
         swath.errors.MemoryLimitError, match=r"needs .*batch 183.11 MiB.*limit is 190.73 MiB.*at most 1,\d+ windows"
     ):
@@ -103,14 +91,14 @@ def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path) -> None:
         swath.compute(a.windows(range(1500)), memory_limit="100MB")
 
 
-def test_a_plan_that_cannot_fit_can_still_be_looked_at(folder: Path) -> None:
-    plan = swath.open(folder / "raw").plan(np.zeros(10**7, np.int64))
+def test_a_plan_that_cannot_fit_can_still_be_looked_at(stores: Path) -> None:
+    plan = swath.open(stores / "raw").plan(np.zeros(10**7, np.int64))
     assert plan.peak_bytes > 10**12
     assert "TiB" in str(plan)
 
 
-def test_fewer_threads_read_where_memory_is_short(folder: Path) -> None:
-    a = swath.open(folder / "lz4-large-chunks")
+def test_fewer_threads_read_where_memory_is_short(stores: Path) -> None:
+    a = swath.open(stores / "lz4-large-chunks")
     starts = list(range(0, 4000, 200))
     batch = len(starts) * 16 * 1000 * 8
     least = batch + 18 * 2**20

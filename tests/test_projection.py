@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-
-import swath
 
 _CHILD = """
 import json, sys
@@ -93,19 +90,7 @@ print(json.dumps({"added": status("VmHWM") - before, "projected": needed[-1]}))
 _STORES = {"raw": 1000, "zstd": 1000, "lz4-large-chunks": 1000, "narrow": 4}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stores of 64 MB."""
-    place = tmp_path_factory.mktemp("projection")
-    wide = np.random.default_rng(0).normal(size=(8000, 1000))
-    swath.ingest(wide, place / "raw")
-    swath.ingest(np.round(wide, 1), place / "zstd", codec="zstd")
-    swath.ingest(np.round(wide, 1), place / "lz4-large-chunks", codec="lz4", chunk_rows=128)
-    swath.ingest(wide.reshape(-1, 4), place / "narrow")
-    return place
-
-
-def _draw(rng: np.random.Generator, folder: Path) -> dict[str, Any]:
+def _draw(rng: np.random.Generator, stores: Path) -> dict[str, Any]:
     """A configuration whose result is made of windows of 20 to 400 MB."""
     store = str(rng.choice(list(_STORES)))
     width = _STORES[store]
@@ -114,7 +99,7 @@ def _draw(rng: np.random.Generator, folder: Path) -> dict[str, Any]:
     columns = None if rng.random() < 0.7 else list(range(0, width, 2))
     n = max(3, int(rng.uniform(20e6, 400e6)) // (window * width * 8))
     return {
-        "url": str(folder / store),
+        "url": str(stores / store),
         "how": how,
         "window": window,
         "columns": columns,
@@ -143,12 +128,12 @@ def _draw(rng: np.random.Generator, folder: Path) -> dict[str, Any]:
     }
 
 
-def test_the_projection_holds_and_is_near(folder: Path, tmp_path: Path, full: bool) -> None:
+def test_the_projection_holds_and_is_near(stores: Path, tmp_path: Path, full: bool) -> None:
     rng = np.random.default_rng(20261121)
     over = []
     passed = []
     for trial in range(200 if full else 10):
-        job = _draw(rng, folder)
+        job = _draw(rng, stores)
         job["folder"] = str(tmp_path / f"{trial}")
         Path(job["folder"]).mkdir()
         done = subprocess.run(

@@ -114,22 +114,30 @@ class Team:
             signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    folder = tmp_path_factory.mktemp("stacks")
-    cluster = LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=2,
-        threads_per_worker=2,
-        processes=True,
-        dashboard_address="127.0.0.1:0",
-        host="127.0.0.1",
-        silence_logs=50,
-    )
-    # A cluster forgets a worker that is not back after 15 s, which on a busy machine it is not.
-    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": _MOST_SECONDS})
-    with patient, cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+@contextlib.contextmanager
+def _team_of_two(folder: Path, threads: int, config: dict[str, Any]) -> Iterator[Team]:
+    with (
+        dask.config.set(config),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=2,
+            threads_per_worker=threads,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            host="127.0.0.1",
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+    ):
         client.register_plugin(StacksOnSignal(folder))
         yield Team(cluster, client, folder)
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    # A cluster forgets a worker that is not back after 15 s, which on a busy machine it is not.
+    patient = {"distributed.deploy.lost-worker-timeout": _MOST_SECONDS}
+    with _team_of_two(tmp_path_factory.mktemp("stacks"), 2, patient) as two:
+        yield two
 
 
 @pytest.fixture(scope="module")
@@ -274,21 +282,8 @@ def _end(block: Any) -> Any:
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """A cluster by itself, since a nanny may give up a worker that ended by itself: a task may end one, and no more."""
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            host="127.0.0.1",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
-    ):
-        folder = tmp_path_factory.mktemp("impatient")
-        client.register_plugin(StacksOnSignal(folder))
-        yield Team(cluster, client, folder)
+    with _team_of_two(tmp_path_factory.mktemp("impatient"), 1, {"distributed.scheduler.allowed-failures": 0}) as two:
+        yield two
 
 
 @pytest.mark.parametrize("what", ["gather", "ingest"])

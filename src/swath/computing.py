@@ -159,14 +159,15 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
     if in_place and not isinstance(out, np.memmap):
         blocks = [replace(blocks[0], starts=np.concatenate([block.starts for block in blocks]))]
     made = out is None or not in_place  # a batch: that is the result, or a block that is copied
-    largest = max(blocks, key=lambda block: block.starts.size).plan(limit, batch_in_memory=made)
+    widest = max(blocks, key=lambda block: block.starts.size)
+    largest = widest.plan(limit, batch_in_memory=made)
     # What writes a file encodes a block before it writes it.
     writing = 0 if in_place else largest.bytes_wanted
     result = _checked_result(lazy, out, largest.peak_bytes - _result_bytes(lazy, out) + writing, limit)
     first = 0
     for block in blocks:
         stop = first + block.starts.size
-        plan = block.plan(limit, batch_in_memory=made)
+        plan = largest if block is widest else block.plan(limit, batch_in_memory=made)
         if in_place:
             gather(block.rows, plan, result[first:stop])
         else:

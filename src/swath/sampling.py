@@ -20,8 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from swath.errors import OptionError, WindowError
 from swath.windows import IntArray, check_starts
 
-# Rounds of the network: from six on, tests see no difference to shuffles of numpy; each takes 1 ms for 10^5 numbers.
+# Rounds of the network. Where two numbers go together, over 20,000 seeds, is as even as chance from six on (chi-square within two
+# deviations for 33 numbers; 2.7 with four rounds, 42 with three). Each takes 0.25 ms for 10^5 numbers.
 _ROUNDS = 8
+
+# So few are sorted by random keys, which is exact: a network of five numbers is 29 deviations off, with eight rounds.
+_FEW = 1024
 
 
 class Population(Protocol):
@@ -101,17 +105,21 @@ def windows_within(segments: IntArray, window: int) -> Windows:
 def permuted(positions: IntArray, n: int, seed: int, epoch: int) -> IntArray:
     """Where a permutation of ``range(n)`` takes some positions; another one for each seed and epoch.
 
-    A Feistel network permutes the numbers of as many bits as ``n`` needs; what leaves ``range(n)`` goes through it again until it
-    comes back (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains", 2002), which is less than twice on average.
+    Few numbers have a table, made anew each time. For more, a Feistel network permutes all numbers of as many bits as ``n`` needs; what
+    leaves ``range(n)`` goes through it again until it comes back (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite
+    domains", 2002), which is less than twice on average.
 
     Examples
     --------
     >>> sorted(permuted(np.arange(10), 10, seed=0, epoch=0).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    bits = max(2, (n - 1).bit_length())
-    # Numpy promises that these stay as they are.
-    keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
+    # Numpy promises that its words stay as they are.
+    random = np.random.SeedSequence([seed, epoch])
+    if n <= _FEW:
+        return np.argsort(random.generate_state(n, np.uint64), kind="stable")[positions]
+    bits = (n - 1).bit_length()
+    keys = random.generate_state(_ROUNDS, np.uint64).astype(np.uint64)
     values = _network(positions.astype(np.uint64), bits, keys)
     while (left := np.flatnonzero(values >= n)).size:
         values[left] = _network(values[left], bits, keys)
