@@ -380,6 +380,6 @@ def test_a_mapping_that_cannot_be_made_is_done_without(tmp_path: Path, monkeypat
     def refuse(*args: object, **options: object) -> None:
         raise OSError("no room in the address space")
 
-    monkeypatch.setattr("swath.raw.mmap.mmap", refuse)
+    monkeypatch.setattr("swath.storage.local.mmap.mmap", refuse)
     starts = np.random.default_rng(0).integers(0, 99_000, 2000)
     assert_same(swath.open(tmp_path / "rows.npy").gather(starts, window=4), expected(rows, starts, 4))

@@ -24,9 +24,11 @@ LAYERS = [
     {"shard"},
     {"metadata", "raw", "encoded"},
     {"commit", "rows"},
+    {"commit_objects"},
+    {"committing"},
     {"writing", "store", "foreign", "in_place"},
     {"opening", "streaming"},
-    {"sample", "mapped"},
+    {"sample", "mapped", "landing"},
     {"gather"},
     {"workers", "check", "gathered"},
     {"cluster", "lazy"},
@@ -45,7 +47,8 @@ PURE = LEVEL["plan"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
 OWNERS = {
-    "zarr": {"metadata", "foreign", "sources", "targets"},
+    "zarr": {"metadata", "foreign", "sources", "storage", "targets"},
+    "obstore": {"storage"},
     "dask": {"lazy", "graphs", "computing"},
     "distributed": {"workers"},
     "h5py": {"sources", "targets"},

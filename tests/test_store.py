@@ -228,7 +228,7 @@ def test_there_is_no_store_where_there_is_nothing(tmp_path: Path) -> None:
             swath.open(tmp_path / name)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/a", "", 5, None], ids=repr)
+@pytest.mark.parametrize("url", ["ftp://bucket/a", "", 5, None], ids=repr)
 def test_a_place_is_a_local_path(url: Any) -> None:
     with pytest.raises(OptionError, match="no local path"):
         swath.open(url)

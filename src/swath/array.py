@@ -355,7 +355,7 @@ class RowArray:
 
         store = self._own_store("append to")
         options = ingestion.Options(casting=casting, memory_limit=memory_limit, progress=progress, client=client)
-        ingestion.append(source, store.folder.path, options, timeout)
+        ingestion.append(source, store.folder, options, timeout)
         return self.refresh()
 
     def refresh(self) -> RowArray:

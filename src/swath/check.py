@@ -22,7 +22,7 @@ from swath.metadata import METADATA, decode_metadata, shard_key
 from swath.progress import progress_bar
 from swath.shard import MEND, NO_CHUNK
 from swath.sources import Source
-from swath.storage import LocalFile, Scratch
+from swath.storage import File, LocalFolder, Scratch
 from swath.store import Store
 
 # One read of a shard from its first byte to its last: large enough for the disk, small enough for the cache of a core.
@@ -195,7 +195,7 @@ def _differing(store: Store, shard: int, source: Source, limit: Room) -> list[Da
     row = first_difference(store, start, rows, limit)
     if row is None:
         return []
-    path = str(store.folder.path / shard_key(store.layout, shard))
+    path = f"{store.url}/{shard_key(store.layout, shard)}"
     what = f"{path}: row {row} differs from the source, and its checksum is sound. Give the source that was ingested."
     return [Damage(path, shard, (row, row + 1), what)]
 
@@ -204,22 +204,22 @@ def _damaged_metadata(store: Store) -> list[Damage]:
     """What is wrong with the ``zarr.json`` of an array of a group, which other programs read."""
     if not store.member:
         return []
-    path = store.folder.path / METADATA
+    path = f"{store.url}/{METADATA}"
     try:
-        facts = decode_metadata(path.read_bytes(), store.folder.path)
+        facts = decode_metadata(store.folder.read(METADATA), store.url)
     except (FileNotFoundError, FormatError):
         pass
     else:  # an append commits the group, and then tells its arrays
         if facts.is_continued_by(store.facts) or store.facts.is_continued_by(facts):
             return []
-    what = (
-        f"{path} is missing or damaged, and other programs read it. swath goes by {store.home / METADATA}: repair it."
-    )
-    return [Damage(str(path), None, (0, 0), what)]
+    what = f"{path} is missing or damaged, and other programs read it. swath goes by {store.home.url}/{METADATA}: repair it."
+    return [Damage(path, None, (0, 0), what)]
 
 
 def _others(store: Store) -> tuple[str, ...]:
-    """What is in the folder and is none of the store's, as it is by now."""
+    """What is in the folder and is none of the store's, as it is by now. Objects are never listed."""
+    if not isinstance(store.folder, LocalFolder):
+        return ()
     layout = store.reopened().layout
     own = {METADATA, *(shard_key(layout, shard) for shard in range(layout.n_shards))}
     return tuple(sorted({entry.name for entry in os.scandir(store.folder.path)} - own))
@@ -242,7 +242,7 @@ class _Checker:
         """What is wrong with one shard."""
         store, layout = self._store, self._layout
         start, stop = layout.rows_of(shard)
-        path = str(store.folder.path / shard_key(layout, shard))
+        path = f"{store.url}/{shard_key(layout, shard)}"
         try:
             with store.open_shard(shard) as file:
                 return [Damage(path, shard, rows, what) for rows, what in self._check(file, shard)]
@@ -253,7 +253,7 @@ class _Checker:
                 raise
             return [Damage(path, shard, (start, stop), f"{path} cannot be read ({error.strerror}). {MEND}")]
 
-    def _check(self, file: LocalFile, shard: int) -> Iterator[tuple[tuple[int, int], str]]:
+    def _check(self, file: File, shard: int) -> Iterator[tuple[tuple[int, int], str]]:
         """Rows that are lost, and why: chunks that are missing, end early, or have a wrong checksum.
 
         Raises
@@ -284,12 +284,12 @@ class _Checker:
             what = f"{file.path} has {file.size - last} bytes after its last chunk, which nothing reads. {MEND}"
             yield (rows[1], rows[1]), what
 
-    def _lost(self, file: LocalFile, chunk: int, what: str) -> tuple[tuple[int, int], str]:
+    def _lost(self, file: File, chunk: int, what: str) -> tuple[tuple[int, int], str]:
         chunk_rows, n_rows = self._layout.chunk_rows, self._layout.n_rows
         rows = chunk * chunk_rows, min((chunk + 1) * chunk_rows, n_rows)
         return rows, str(self._store.damaged(file, chunk, what))
 
-    def _wrong(self, file: LocalFile, scratch: Scratch, begins: list[int], ends: list[int]) -> list[int]:
+    def _wrong(self, file: File, scratch: Scratch, begins: list[int], ends: list[int]) -> list[int]:
         """Which of the chunks of a block, that lie one after another, have a wrong checksum."""
         base, n_bytes = begins[0], ends[-1] - begins[0]
         block = scratch.take("block", min(n_bytes, _BLOCK_BYTES))

@@ -10,13 +10,12 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from swath.errors import MemoryLimitError, SourceError
 from swath.memory import format_bytes
 from swath.metadata import shard_key
-from swath.storage import LocalFolder
+from swath.storage import Folder, LocalFolder
 from swath.workers import on_workers, team_of
 from swath.writing import Part, bytes_of_worker, put_shard, rows_in, shard_buffer
 
@@ -46,7 +45,7 @@ class _TooLargeError(Exception):
 
 
 def write_on_workers(
-    client: Any, encoded: bytes, folder: LocalFolder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
+    client: Any, encoded: bytes, folder: Folder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
 ) -> None:
     """Write some shards of an array, each by one task.
 
@@ -60,15 +59,17 @@ def write_on_workers(
         A task has ended worker after worker.
     """
     layout = part.facts.layout
-    needed, team = bytes_of_worker(part), team_of(client)
+    needed, team = bytes_of_worker(part, remote=folder.reach.is_remote), team_of(client)
     if needed > team.thread_bytes:
         raise MemoryLimitError(
             f"One shard of this ingest needs {format_bytes(needed)}, but a thread of a worker has {format_bytes(team.thread_bytes)}. "
             "Choose smaller shard_rows, give the workers more memory or fewer threads, or the source smaller chunks."
         )
-    for shard in on_workers(client, _write, shards, "swath-ingest", encoded=encoded, folder=str(folder.path)):
+    for shard in on_workers(client, _write, shards, "swath-ingest", encoded=encoded, folder=folder):
         start, stop = layout.rows_of(shard)
         advance((stop - start) * layout.row_bytes)
+    if not isinstance(folder, LocalFolder):
+        return
     unseen = [shard for shard in shards if not folder.has(shard_key(layout, shard))]
     if unseen:
         raise SourceError(
@@ -78,7 +79,7 @@ def write_on_workers(
     folder.remove_temporaries()  # of workers that were killed, and that shall be no part of the store
 
 
-def _write(shard: int, encoded: bytes, folder: str) -> int:
+def _write(shard: int, encoded: bytes, folder: Folder) -> int:
     """The task: each has a source of its own, since not every source may be read by several threads."""
     part: Part = pickle.loads(encoded)
     layout = part.facts.layout
@@ -88,5 +89,5 @@ def _write(shard: int, encoded: bytes, folder: str) -> int:
     dask = sys.modules["dask"]
     with dask.config.set(scheduler="synchronous"):  # a dask array is computed here, and not by more tasks
         part.source.read_into(start - part.first_row, rows)
-    put_shard(LocalFolder(Path(folder)), part.facts, shard, buffer)
+    put_shard(folder, part.facts, shard, buffer)
     return shard

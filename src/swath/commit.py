@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from swath.errors import OptionError, StoreBusyError, StoreExistsError
+from swath.errors import IncompleteStoreError, StoreBusyError, StoreExistsError, StoreNotFoundError
 from swath.metadata import METADATA, check_metadata
-from swath.storage import LocalFolder
+from swath.storage import Folder, LocalFolder
 from swath.storage.local import sync_folder
 
 # The metadata of what is being written: what it will be, and so whether a second run may carry on.
@@ -45,25 +45,12 @@ Files = Mapping[str, bytes]
 class Build:
     """A store that is being written."""
 
-    folder: LocalFolder
+    folder: Folder
     """Where its shards go."""
     files: Files
     """Its metadata. Who learns only while writing how many rows there are, sets them before the end."""
-
-
-def local_path(url: str | os.PathLike[str]) -> Path:
-    """The folder that ``url`` names.
-
-    Raises
-    ------
-    OptionError
-        It is no path.
-    """
-    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
-        raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
-    path = Path(os.path.abspath(Path(url).expanduser()))
-    # A rename would replace a link, and not the folder that it stands for.
-    return path.resolve() if path.is_symlink() else path
+    is_fresh: bool = False
+    """Whether shards that are there already are none of it."""
 
 
 def part_of(path: Path) -> Path:
@@ -79,6 +66,26 @@ def retired_of(path: Path) -> Path:
 def stage_of(path: Path) -> Path:
     """Where what is to be appended stands."""
     return path.with_name(f".{path.name}.swath-append")
+
+
+def read_committed(path: Path) -> tuple[Path, bytes]:
+    """The folder of what is committed at ``path``, and its ``zarr.json``.
+
+    Raises
+    ------
+    StoreNotFoundError, IncompleteStoreError
+    """
+    # Between the two renames of `building`, where a kill may fall, the old one has another name; without a kill the new one has
+    # come by the time that this one is gone.
+    for place in (path, retired_of(path), path):
+        if place == path or not path.exists():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return place, (place / METADATA).read_bytes()
+    if part_of(path).exists():
+        raise IncompleteStoreError(
+            f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
+        )
+    raise StoreNotFoundError(f"There is no store at {path} (no {METADATA}). Check the path, or ingest into it first.")
 
 
 def pending_bytes(path: Path) -> bytes:
@@ -178,7 +185,7 @@ def settle(path: Path) -> bool:
         _complete(path)
         return True
     if not _holds(stage / _BASE, committed):
-        check_metadata(committed, path)
+        check_metadata(committed, str(path))
         shutil.rmtree(stage)  # it was to be appended to what was here before
     return False
 

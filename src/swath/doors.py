@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from numpy.typing import DTypeLike
@@ -11,14 +11,17 @@ from numpy.typing import DTypeLike
 from swath.array import RowArray
 from swath.layout import CodecName
 from swath.sources.converted import Casting
+from swath.storage import place_of
+from swath.store import open_store
 
 
 def open(
-    url: str | os.PathLike[str],
+    url: Any,
     *,
     window: int | None = None,
     dtype: DTypeLike | None = None,
     row_shape: Sequence[int] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> RowArray:
     """Open a store, or in place, without a copy, an array that another program wrote.
 
@@ -27,16 +30,24 @@ def open(
     Parameters
     ----------
     url
-        A store; any Zarr array, v2 or v3; a ``.npy`` file; ``"file.h5::dataset"``; a raw binary file.
+        A store; any Zarr array, v2 or v3; a ``.npy`` file; ``"file.h5::dataset"``; a raw binary file. A store and a Zarr array
+        may also be in an object store: ``s3://bucket/folder``, ``gs://``, ``az://container/folder``, ``http(s)://``; and whatever
+        zarr-python can read is read through its store object, or a mapping of fsspec.
     window
         Rows that most windows will have; by default what a store was laid out for, and 16 for others.
     dtype, row_shape
         Dtype and shape of a row in a raw binary file; ``row_shape`` is ``()`` by default.
+    storage_options
+        Of an object store: the configuration of obstore for its kind, such as ``region``, ``endpoint``, ``access_key_id``, and
+        ``allow_http``. What is not given is found in the environment, as the tools of each cloud do. Credentials that are given
+        here stay in this process: workers that the array is sent to find their own.
 
     Raises
     ------
     StoreNotFoundError
         There is no such file or store.
+    StoreAccessError, StoreUnreachableError
+        A server refuses, or does not answer.
     IncompleteStoreError
         Its ingest has not finished.
     FormatError, SourceError
@@ -54,7 +65,7 @@ def open(
     """
     from swath.opening import open_rows
 
-    return RowArray(open_rows(url, window=window, dtype=dtype, row_shape=row_shape))
+    return RowArray(open_rows(url, window=window, dtype=dtype, row_shape=row_shape, storage_options=storage_options))
 
 
 def ingest(
@@ -74,6 +85,7 @@ def ingest(
     resume: bool = True,
     overwrite: bool = False,
     client: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> RowArray:
     """Write an array as a store laid out for random windows, and open it.
 
@@ -91,7 +103,7 @@ def ingest(
         source that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read
         again, so an interrupted call begins anew.
     url
-        The folder that shall be the store.
+        The folder that shall be the store, here or in an object store (``s3://``, ``gs://``, ``az://``).
     window
         Rows that most windows will have.
     chunk_rows, shard_rows
@@ -121,6 +133,8 @@ def ingest(
         A ``distributed.Client``, whose workers write the shards, one task each; by default the active one, and threads if
         there is none. The workers must see the source and ``url``. What only this process has, such as a numpy array, is
         written by threads.
+    storage_options
+        As in `swath.open`.
 
     Returns
     -------
@@ -165,5 +179,6 @@ def ingest(
         overwrite=overwrite,
         client=client,
     )
-    ingestion.ingest(source, url, options)
-    return open(url)
+    place = place_of(url, storage_options)
+    ingestion.ingest(source, place, options)
+    return RowArray(open_store(place))

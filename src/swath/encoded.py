@@ -15,7 +15,6 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
@@ -24,9 +23,9 @@ from numpy.typing import NDArray
 from swath.decoder import DecodeError, Decoder
 from swath.errors import DamagedStoreError
 from swath.layout import Layout
-from swath.plan import BLOCK_BYTES, GAP_BYTES, WIDE_GAP_BYTES
+from swath.plan import Reach
 from swath.shard import MEND
-from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
+from swath.storage import Buffer, File, Folder, Scratch
 
 # Tiles may lie in thousands of files; 32 threads shall stay within the 1024 files that a process may open.
 _MOST_OPEN_FILES = 8
@@ -101,7 +100,7 @@ class ChunkMap(Protocol):
     """Where chunks lie."""
 
     @property
-    def folder(self) -> LocalFolder:
+    def folder(self) -> Folder:
         """The folder of the files."""
         ...
 
@@ -109,7 +108,7 @@ class ChunkMap(Protocol):
         """The file that holds this tile of a chunk."""
         ...
 
-    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+    def entries(self, file: File, first: int, stop: int, tile: int) -> Entries:
         """Where this tile of chunks in one file lies."""
         ...
 
@@ -126,6 +125,7 @@ class EncodedReader:
         scratch: Scratch,
         *,
         direct: bool,
+        reach: Reach,
         fill_value: Any = None,
     ) -> None:
         """A chunk that was never written holds ``fill_value``; where that is None, it is damage."""
@@ -137,10 +137,11 @@ class EncodedReader:
         self._direct = scratch if direct else None
         self._fill_value = fill_value
         self._are_rows = layout.tiles.are_rows
-        self._gap_rows = WIDE_GAP_BYTES // decoder.row_bytes
+        self._reach = reach
+        self._gap_rows = reach.wide_gap_bytes // decoder.row_bytes
         self._lands_whole = self._are_rows and decoder.is_plain
         self._files = contextlib.ExitStack()
-        self._open: dict[str, LocalFile] = {}
+        self._open: dict[str, File] = {}
 
     def __enter__(self) -> EncodedReader:
         return self
@@ -151,34 +152,34 @@ class EncodedReader:
     def read(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> Iterator[Decoded]:
         """What is wanted of the chunks; see `ChunkReader`."""
         for tile in self._tiles:
-            file = self._file(first_chunk, tile)
-            entries: Entries = (
-                [None] * (stop_chunk - first_chunk)
-                if file is None
-                else self._chunks.entries(file, first_chunk, stop_chunk, tile)
-            )
-            for begin, end in _runs(entries):
+            file, entries = self._find(first_chunk, stop_chunk, tile)
+            for begin, end in _runs(entries, self._reach):
                 yield from self._read_run(file, first_chunk + begin, entries[begin:end], tile, wanted)
 
-    def _file(self, chunk: int, tile: int) -> LocalFile | None:
-        key = self._chunks.key(chunk, tile)
+    def _find(self, first: int, stop: int, tile: int) -> tuple[File | None, Entries]:
+        """The file of a tile of some chunks, and where they lie in it; None where there is none."""
+        key = self._chunks.key(first, tile)
+        try:
+            file = self._file(key)
+            return file, self._chunks.entries(file, first, stop, tile)
+        except FileNotFoundError:
+            if self._fill_value is not None:
+                return None, [None] * (stop - first)
+            a, b = self._layout.rows_of(first // self._layout.shard_chunks)
+            raise DamagedStoreError(
+                f"{self._chunks.folder.url}/{key} (rows {a} to {b - 1}) is missing. {MEND}"
+            ) from None
+
+    def _file(self, key: str) -> File:
         if key not in self._open:
             if len(self._open) >= _MOST_OPEN_FILES:
                 self._files.close()
                 self._open.clear()
-            try:
-                self._open[key] = self._files.enter_context(self._chunks.folder.open(key, self._direct))
-            except FileNotFoundError:
-                if self._fill_value is not None:
-                    return None
-                a, b = self._layout.rows_of(chunk // self._layout.shard_chunks)
-                raise DamagedStoreError(
-                    f"{self._chunks.folder.path / key} (rows {a} to {b - 1}) is missing. {MEND}"
-                ) from None
+            self._open[key] = self._files.enter_context(self._chunks.folder.open(key, self._direct))
         return self._open[key]
 
     def _read_run(
-        self, file: LocalFile | None, chunk: int, entries: Entries, tile: int, wanted: Wanted
+        self, file: File | None, chunk: int, entries: Entries, tile: int, wanted: Wanted
     ) -> Iterator[Decoded]:
         """Chunks whose bytes are fetched in one range, or one that has none."""
         decoder, layout = self._decoder, self._layout
@@ -211,7 +212,7 @@ class EncodedReader:
                     rows = rows[(slice(None), *inside)]
                 yield Decoded(row0 + lo, rows, tile, first, stop, host[0] if host and landed else None)
 
-    def _check_range(self, file: LocalFile, entries: Entries, chunk: int) -> tuple[int, int]:
+    def _check_range(self, file: File, entries: Entries, chunk: int) -> tuple[int, int]:
         """The bytes that hold some chunks.
 
         Raises
@@ -228,7 +229,7 @@ class EncodedReader:
                 self._damaged(file, chunk + k, f"ends early: the file has {file.size} bytes")
         return ranges[0][0], ranges[-1][1]
 
-    def _fetch(self, file: LocalFile, offset: int, length: int, chunk: int) -> Buffer:
+    def _fetch(self, file: File, offset: int, length: int, chunk: int) -> Buffer:
         encoded = self._scratch.take("encoded", length)
         got = file.read_into([encoded], length, offset)
         if got < length:
@@ -237,7 +238,7 @@ class EncodedReader:
 
     def _fetch_rows(
         self,
-        file: LocalFile,
+        file: File,
         entry: tuple[int, int, int],
         chunk: int,
         lo: int,
@@ -257,7 +258,7 @@ class EncodedReader:
 
     def _decode(
         self,
-        file: LocalFile,
+        file: File,
         encoded: Buffer,
         mask: int,
         chunk: int,
@@ -272,17 +273,17 @@ class EncodedReader:
         except DecodeError as error:
             self._damaged(file, chunk, str(error))
 
-    def _missing(self, file: LocalFile | None, chunk: int, n_rows: int) -> NDArray[Any]:
+    def _missing(self, file: File | None, chunk: int, n_rows: int) -> NDArray[Any]:
         if self._fill_value is None:
             assert file is not None
             self._damaged(file, chunk, "is missing")
         return np.full((n_rows, *self._decoder.shape[1:]), self._fill_value, self._decoder.dtype)
 
-    def _damaged(self, file: LocalFile, chunk: int, what: str) -> NoReturn:
+    def _damaged(self, file: File, chunk: int, what: str) -> NoReturn:
         raise DamagedStoreError(f"{file.path}: {self._layout.describe_chunk(chunk)} {what}. {MEND}")
 
 
-def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
+def _runs(entries: Entries, reach: Reach) -> Iterator[tuple[int, int]]:
     """Runs of chunks whose bytes lie one after another, near enough to be fetched in one range."""
     begin = 0
     for k in range(1, len(entries) + 1):
@@ -290,7 +291,7 @@ def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
             first, before, entry = entries[begin], entries[k - 1], entries[k]
             if first is not None and before is not None and entry is not None:
                 gap = entry[0] - before[0] - before[1]
-                if 0 <= gap <= GAP_BYTES and entry[0] + entry[1] - first[0] <= BLOCK_BYTES:
+                if 0 <= gap <= reach.gap_bytes and entry[0] + entry[1] - first[0] <= reach.block_bytes:
                     continue
         yield begin, k
         begin = k
@@ -299,7 +300,7 @@ def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
 class LibraryReader:
     """Reads blocks through zarr-python, h5py or numpy, each once."""
 
-    def __init__(self, array: Any, where: Callable[[int, int], Path], layout: Layout, tiles: tuple[int, ...]) -> None:
+    def __init__(self, array: Any, where: Callable[[int, int], str], layout: Layout, tiles: tuple[int, ...]) -> None:
         """``where`` gives the file that holds a tile of a chunk."""
         self._array = array
         self._where = where

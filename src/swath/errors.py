@@ -24,6 +24,8 @@
         ├── IncompleteStoreError    (OSError)          its ingest has not finished
         ├── FormatError             (ValueError)       not a store this version reads
         ├── StoreChangedError       (OSError)          replaced since it was opened
+        ├── StoreAccessError        (PermissionError)  a server refuses it
+        ├── StoreUnreachableError   (ConnectionError)  a server gives no sound answer
         └── DamagedStoreError       (OSError)          bytes are missing or wrong
 
 Each is also the builtin that a caller would already catch. A message has two sentences: what is
@@ -117,6 +119,14 @@ class FormatError(StoreError, ValueError):
 
 class StoreChangedError(StoreError, OSError):
     """The store was replaced by another since it was opened; no data were returned."""
+
+
+class StoreAccessError(StoreError, PermissionError):
+    """A server refuses what is asked of it: credentials are missing or wrong, or it does not know how."""
+
+
+class StoreUnreachableError(StoreError, ConnectionError):
+    """A server gave no sound answer, however often it was asked."""
 
 
 class DamagedStoreError(StoreError, OSError):

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from swath.array import RowArray, rows_of
-from swath.commit import local_path
 from swath.errors import DiskFullError, MemoryLimitError, OptionError
 from swath.gather import gather, plan_for
 from swath.memory import Room, format_bytes, resolve_limit
 from swath.plan import INDEX_CACHE_BYTES, Plan
 from swath.progress import progress_bar
 from swath.rows import Rows
+from swath.storage import local_path
 from swath.targets import Item, Target, Write, open_target
 
 # A block takes some 5 ms to be read and to be written: long beside the calls, and small beside any memory.
@@ -219,6 +219,8 @@ def _check_apart(path: Path, rows: Rows) -> None:
     ------
     OptionError
     """
+    if rows.reach.is_remote:
+        return
     source = Path(rows.url)
     if not source.exists():
         source = Path(rows.url.rpartition("::")[0])

@@ -14,8 +14,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,10 @@ from swath.decoder import Decoder, from_zarr_v2, from_zarr_v3
 from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
 from swath.errors import FormatError, StoreChangedError
 from swath.layout import INDEX_ENTRY_BYTES, Layout
+from swath.plan import Reach
 from swath.rows import Access
 from swath.shard import IndexCache, index_entries
-from swath.storage import LocalFile, LocalFolder, Scratch
+from swath.storage import File, Folder, Gate, Scratch, as_zarr_store
 
 _METADATA = ("zarr.json", ".zarray")
 
@@ -47,7 +47,7 @@ class Sharding:
 class ForeignZarr:
     """A Zarr array as it was when it was opened."""
 
-    folder: LocalFolder
+    folder: Folder
     encoded: bytes
     """The metadata as they were."""
     array: Any
@@ -62,7 +62,7 @@ class ForeignZarr:
     reason = "as its writer chose"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.folder.path, self.window, self.encoded)
+        return _reopen, (self.folder, self.window, self.encoded)
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -72,7 +72,19 @@ class ForeignZarr:
     @property
     def url(self) -> str:
         """The folder."""
-        return str(self.folder.path)
+        return self.folder.url
+
+    @property
+    def reach(self) -> Reach:
+        """What a request costs."""
+        return self.folder.reach
+
+    def through(self, gate: Gate) -> ForeignZarr:
+        """The same for threads that may be left behind."""
+        return replace(self, folder=self.folder.through(gate))
+
+    def find(self, shard: int) -> None:
+        """Nothing: each tile of a shard has an index of its own, which is read where it is wanted."""
 
     @property
     def version(self) -> str:
@@ -83,12 +95,20 @@ class ForeignZarr:
     def reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[ChunkReader]:
         """What reads the chunks of one row of files."""
         if self.decoder is None:
-            path = self.folder.path
-            yield LibraryReader(self.array, lambda chunk, tile: path / self.key(chunk, tile), self.layout, access.tiles)
+            yield LibraryReader(
+                self.array, lambda chunk, tile: f"{self.url}/{self.key(chunk, tile)}", self.layout, access.tiles
+            )
             return
         decoder = self.decoder if access.verify else self.decoder.without_checks()
         with EncodedReader(
-            self, decoder, self.layout, access.tiles, scratch, direct=access.direct, fill_value=self.fill_value
+            self,
+            decoder,
+            self.layout,
+            access.tiles,
+            scratch,
+            direct=access.direct,
+            reach=access.reach,
+            fill_value=self.fill_value,
         ) as reader:
             yield reader
 
@@ -99,10 +119,10 @@ class ForeignZarr:
             index = tuple(i // n for i, n in zip(index, self.sharding.grid))
         return str(self.array.metadata.encode_chunk_key(index))
 
-    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+    def entries(self, file: File, first: int, stop: int, tile: int) -> Entries:
         """Where this tile of some chunks lies in its file."""
         if self.sharding is None:
-            return [(0, file.size, 0)]
+            return [(0, file.load(), 0)]
         grid = self.sharding.grid
         inside = tuple(i % n for i, n in zip(self._index(first, tile), grid))
         a_row = math.prod(grid[1:])
@@ -125,11 +145,11 @@ class ForeignZarr:
 
     def recipe(self) -> tuple[Any, ...]:
         """What opens this version of the array elsewhere."""
-        return _reopen, self.folder.path, self.window, self.encoded
+        return _reopen, self.folder, self.window, self.encoded
 
     def reopened(self) -> ForeignZarr:
         """The array as it is now."""
-        return open_zarr(self.folder.path, self.window)
+        return open_zarr(self.folder, self.window)
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the metadata have changed.
@@ -138,26 +158,21 @@ class ForeignZarr:
         ------
         StoreChangedError
         """
-        _check_unchanged(self.folder.path, self.encoded)
+        _check_unchanged(self.folder, self.encoded)
 
 
-def _reopen(path: Path, window: int, encoded: bytes) -> ForeignZarr:
+def _reopen(folder: Folder, window: int, encoded: bytes) -> ForeignZarr:
     """The array that was pickled, if it is still there."""
-    _check_unchanged(path, encoded)
-    return open_zarr(path, window)
+    _check_unchanged(folder, encoded)
+    return open_zarr(folder, window)
 
 
-def _check_unchanged(path: Path, encoded: bytes) -> None:
-    if _read_metadata(path) != encoded:
-        raise StoreChangedError(f"The array at {path} was changed since it was opened. Open it again.")
+def _check_unchanged(folder: Folder, encoded: bytes) -> None:
+    if _read_metadata(folder, encoded) != encoded:
+        raise StoreChangedError(f"The array at {folder.url} was changed since it was opened. Open it again.")
 
 
-def is_zarr(path: Path) -> bool:
-    """Whether a folder holds a Zarr array or group."""
-    return any((path / name).is_file() for name in (*_METADATA, ".zgroup"))
-
-
-def open_zarr(path: Path, window: int) -> ForeignZarr:
+def open_zarr(folder: Folder, window: int) -> ForeignZarr:
     """Open the Zarr array in a folder.
 
     Raises
@@ -165,17 +180,17 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
     FormatError
         It is a group, its metadata are damaged, or it is no array of rows of one size.
     """
-    encoded = _read_metadata(path)
-    array = _open_array(path)
+    encoded = _read_metadata(folder)
+    array = _open_array(folder)
     dtype = np.dtype(array.dtype)
     if not array.shape or 0 in array.shape or dtype.hasobject or dtype.itemsize == 0:
         raise FormatError(
-            f"The Zarr array {path} has shape {array.shape} and dtype {array.dtype}, so it has no rows of one size. "
+            f"The Zarr array {folder.url} has shape {array.shape} and dtype {array.dtype}, so it has no rows of one size. "
             "Choose an array with at least one row and a dtype of fixed size."
         )
     if b'"chunks"' in encoded and json.loads(encoded).get("chunks", list(array.chunks)) != list(array.chunks):
         raise FormatError(
-            f"{path / '.zarray'} has chunks of no rows. Restore the file."
+            f"{folder.url}/.zarray has chunks of no rows. Restore the file."
         )  # zarr-python mends it in silence
     native = np.result_type(dtype)
     decoder, chunks, shards, sharding, codec = _codecs(array, encoded, dtype)
@@ -199,25 +214,25 @@ def open_zarr(path: Path, window: int) -> ForeignZarr:
         by_library=decoder is None,
     )
     fill_value = np.asarray(_fill_value(array), native)[()]
-    return ForeignZarr(LocalFolder(path), encoded, array, layout, window, decoder, sharding, fill_value)
+    return ForeignZarr(folder, encoded, array, layout, window, decoder, sharding, fill_value)
 
 
-def _open_array(path: Path) -> Any:
+def _open_array(folder: Folder) -> Any:
     import zarr
 
     try:
         # zarr-python warns of data types without a final specification: what can be read is read.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = zarr.open(path, mode="r")
+            found = zarr.open(as_zarr_store(folder), mode="r")
     except Exception as error:  # a codec or a data type that is not there, JSON of another kind, ...
-        where = next((path / name for name in _METADATA if (path / name).is_file()), path)
+        where = next((f"{folder.url}/{name}" for name in _METADATA if folder.has(name)), folder.url)
         raise FormatError(
             f"zarr-python cannot make an array of {where} ({type(error).__name__}: {error}). Check that it is sound, and its codecs installed."
         ) from error
     if not isinstance(found, zarr.Array):
         names = ", ".join(sorted(found.array_keys())) or "none"
-        raise FormatError(f"{path} is a Zarr group, not an array. Open one of its arrays ({names}).")
+        raise FormatError(f"{folder.url} is a Zarr group, not an array. Open one of its arrays ({names}).")
     return found
 
 
@@ -264,8 +279,8 @@ def _word(names: Sequence[str]) -> str:
     return "+".join(packing) or "uncompressed"
 
 
-def _read_metadata(path: Path) -> bytes:
+def _read_metadata(folder: Folder, before: bytes = b"") -> bytes:
     for name in _METADATA:
         with contextlib.suppress(FileNotFoundError):
-            return (path / name).read_bytes()
+            return folder.read_again(name, before)
     return b""

@@ -17,6 +17,7 @@ from swath.errors import FormatError, OptionError, SourceError
 from swath.layout import CodecName
 from swath.sampling import sampler_of
 from swath.sources.converted import Casting
+from swath.storage import Folder, place_of
 from swath.store import open_members
 from swath.windows import check_window
 
@@ -33,8 +34,13 @@ class RowGroup(Mapping[str, RowArray]):
     It is the group as it was when it was opened, until `append` or `refresh` moves it on.
     """
 
-    url: str
+    _home: Folder
     _arrays: dict[str, RowArray]
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._home.url
 
     def __getitem__(self, name: str) -> RowArray:
         return self._arrays[name]
@@ -146,12 +152,12 @@ class RowGroup(Mapping[str, RowArray]):
         from swath import ingestion
 
         options = ingestion.Options(casting=casting, memory_limit=memory_limit, progress=progress, client=client)
-        ingestion.append_group(sources, self.url, options, timeout)
+        ingestion.append_group(sources, self._home, options, timeout)
         return self.refresh()
 
     def refresh(self) -> RowGroup:
         """Move this handle on to what the group is now, and return it."""
-        self._arrays = open_group(self.url)._arrays
+        self._arrays = _open(self._home)._arrays
         return self
 
     def verify(self, sources: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Verification]:
@@ -189,8 +195,13 @@ class RowGroup(Mapping[str, RowArray]):
         return sources
 
 
-def open_group(url: str | os.PathLike[str]) -> RowGroup:
+def open_group(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> RowGroup:
     """Open a group that `ingest_group` wrote.
+
+    Parameters
+    ----------
+    url, storage_options
+        As in `swath.open`.
 
     Raises
     ------
@@ -203,12 +214,16 @@ def open_group(url: str | os.PathLike[str]) -> RowGroup:
     >>> sorted(swath.open_group(tmp / "open_group.zarr"))
     ['X', 'y']
     """
-    stores = open_members(url)
+    return _open(place_of(url, storage_options))
+
+
+def _open(folder: Folder) -> RowGroup:
+    stores = open_members(folder)
     lengths = {name: store.layout.n_rows for name, store in stores.items()}
     if not stores or len(set(lengths.values())) > 1:
-        raise FormatError(f"The arrays of the group {url} have {lengths} rows. Restore its zarr.json.")
+        raise FormatError(f"The arrays of the group {folder.url} have {lengths} rows. Restore its zarr.json.")
     home = next(iter(stores.values())).home
-    return RowGroup(str(home), {name: RowArray(store) for name, store in stores.items()})
+    return RowGroup(home, {name: RowArray(store) for name, store in stores.items()})
 
 
 def ingest_group(
@@ -224,6 +239,7 @@ def ingest_group(
     resume: bool = True,
     overwrite: bool = False,
     client: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> RowGroup:
     """Write several arrays of as many rows each, in one commit, and open them.
 
@@ -234,7 +250,7 @@ def ingest_group(
         it (``"file.h5::group"``), a ``.npz`` file or a Zarr group: all arrays of it.
     url
         The folder that shall be the group: a Zarr v3 group, each array of which is a store.
-    window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite, client
+    window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite, client, storage_options
         As in `swath.ingest`, for each array.
 
     Raises
@@ -266,5 +282,6 @@ def ingest_group(
         overwrite=overwrite,
         client=client,
     )
-    ingestion.ingest_group(sources, url, options)
-    return open_group(url)
+    place = place_of(url, storage_options)
+    ingestion.ingest_group(sources, place, options)
+    return _open(place)

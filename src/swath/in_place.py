@@ -24,6 +24,7 @@ from swath.decoder import HDF5_FILTERS, Decoder, from_hdf5
 from swath.encoded import ChunkReader, EncodedReader, Entries, LibraryReader
 from swath.errors import DamagedStoreError, SourceError, StoreChangedError
 from swath.layout import Layout
+from swath.plan import LOCAL
 from swath.raw import RawReader
 from swath.rows import Access
 from swath.shard import MEND
@@ -31,7 +32,7 @@ from swath.sources import Source, facts_now, file_facts, open_source
 from swath.sources.files import FlatSource
 from swath.sources.hdf5 import ChunkedSource, opened
 from swath.sources.memory import ArraySource
-from swath.storage import LocalFile, LocalFolder, Scratch
+from swath.storage import File, Gate, LocalFile, LocalFolder, Scratch
 
 # Windows that share a page are read together: a chunk of a file without chunks.
 _PAGE = 4096
@@ -66,6 +67,7 @@ class InPlace:
 
     is_store = False
     reason = "as its writer chose"
+    reach = LOCAL
 
     @property
     def path(self) -> Path:
@@ -90,6 +92,13 @@ class InPlace:
     def reader(self, shard: int, access: Access, scratch: Scratch) -> AbstractContextManager[RawReader | ChunkReader]:
         """What reads the chunks of the file."""
         return self.contents.reader(self.path, self.layout, shard, access, scratch)
+
+    def through(self, gate: Gate) -> InPlace:
+        """The same: the file is near."""
+        return self
+
+    def find(self, shard: int) -> None:
+        """Nothing: it was learned when the file was opened."""
 
     def is_cached(self, chunk: int) -> bool:
         """Whether a chunk's first byte is in the page cache."""
@@ -265,7 +274,9 @@ class FlatBytes:
     ) -> Iterator[RawReader | ChunkReader]:
         """What reads the file."""
         with _open(path, scratch if access.direct else None) as file:
-            yield RawReader(file, layout, shard, scratch, offset=self.begin, index=None, verify=False)
+            yield RawReader(
+                file, layout, shard, scratch, offset=self.begin, index=None, verify=False, reach=access.reach
+            )
 
     def offset(self, layout: Layout, chunk: int) -> int | None:
         """Where a chunk begins."""
@@ -321,6 +332,7 @@ class EncodedChunks:
             access.tiles,
             scratch,
             direct=access.direct,
+            reach=access.reach,
             fill_value=self.table.fill_value,
         ) as reader:
             yield reader
@@ -342,7 +354,7 @@ class _OneFile:
     def key(self, chunk: int, tile: int) -> str:
         return self.name
 
-    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+    def entries(self, file: File, first: int, stop: int, tile: int) -> Entries:
         return self.table.entries(first, stop, tile)
 
 
@@ -359,7 +371,7 @@ class LibraryBlocks:
     ) -> Iterator[RawReader | ChunkReader]:
         """What reads the file."""
         with self.open_array() as array:
-            yield LibraryReader(array, lambda chunk, tile: path, layout, access.tiles)
+            yield LibraryReader(array, lambda chunk, tile: str(path), layout, access.tiles)
 
     def offset(self, layout: Layout, chunk: int) -> int | None:
         """Only the library knows."""

@@ -17,14 +17,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.cluster import pickled, write_on_workers
-from swath.commit import appending, building, check_vacant, local_path, locked, pending_bytes, settle
+from swath.committing import appending, building, check_vacant, locked, pending_bytes, separator_for, settle
 from swath.errors import FormatError, OptionError, SourceError
 from swath.gather import gather_now
 from swath.gathered import by_engine
@@ -47,6 +46,7 @@ from swath.sources.converted import Casting, check_casting
 from swath.sources.groups import group_members
 from swath.sources.memory import ArraySource
 from swath.sources.sliced import take_rows
+from swath.storage import Folder
 from swath.store import Store, group_above, open_members, open_store
 from swath.streaming import Blocks, write_blocks
 from swath.windows import check_usual_window
@@ -86,11 +86,10 @@ class Options:
     client: Any = None
 
 
-def ingest(source: Any, url: str | os.PathLike[str], options: Options) -> None:
-    """Write ``source`` as a store at ``url``; parameters and errors as `swath.ingest` describes them."""
-    path = local_path(url)
-    check_vacant(path, overwrite=options.overwrite)
-    _check_alone(path)
+def ingest(source: Any, place: Folder, options: Options) -> None:
+    """Write ``source`` as a store at ``place``; parameters and errors as `swath.ingest` describes them."""
+    check_vacant(place, overwrite=options.overwrite)
+    _check_alone(place)
     limit = resolve_limit(options.memory_limit)
     opened = _open(source, options, limit)
     if isinstance(opened, Blocks):
@@ -98,71 +97,67 @@ def ingest(source: Any, url: str | os.PathLike[str], options: Options) -> None:
             raise OptionError(
                 "dtype, row_shape and rows mean nothing for an iterator. Give blocks as they shall be stored."
             )
-        _ingest_blocks(opened, path, options, limit)
+        _ingest_blocks(opened, place, options, limit)
     else:
-        _ingest_sources({"": opened}, path, options, limit)
+        _ingest_sources({"": opened}, place, options, limit)
 
 
-def ingest_group(
-    sources: Mapping[str, Any] | str | os.PathLike[str], url: str | os.PathLike[str], options: Options
-) -> None:
-    """Write ``sources`` as a group at ``url``; parameters and errors as `swath.ingest_group` describes them."""
-    path = local_path(url)
-    check_vacant(path, overwrite=options.overwrite)
-    _check_alone(path)
+def ingest_group(sources: Mapping[str, Any] | str | os.PathLike[str], place: Folder, options: Options) -> None:
+    """Write ``sources`` as a group at ``place``; parameters and errors as `swath.ingest_group` describes them."""
+    check_vacant(place, overwrite=options.overwrite)
+    _check_alone(place)
     limit = resolve_limit(options.memory_limit)
-    _ingest_sources(_open_aligned(sources, options, limit), path, options, limit)
+    _ingest_sources(_open_aligned(sources, options, limit), place, options, limit)
 
 
-def append(source: Any, url: str | os.PathLike[str], options: Options, timeout: float) -> None:
-    """Append ``source`` to the store at ``url``; parameters and errors as `RowArray.append` describes them."""
-    path = local_path(url)
+def append(source: Any, place: Folder, options: Options, timeout: float) -> None:
+    """Append ``source`` to the store at ``place``; parameters and errors as `RowArray.append` describes them."""
     limit = resolve_limit(options.memory_limit)
-    _check_alone(path)
-    opened = _open(source, _like(options, open_store(path)), limit)
-    with locked(path, timeout=timeout):
-        settled = settle(path)
-        store = open_store(path)
+    _check_alone(place)
+    opened = _open(source, _like(options, open_store(place)), limit)
+    with locked(place, timeout=timeout):
+        settled = settle(place)
+        store = open_store(place)
         _check_alike(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
         # The call that was killed may be this one.
         done = store.facts.sources[-1] if settled else None
         if isinstance(opened, Blocks):
-            _append_blocks(opened, path, store, limit, done)
+            _append_blocks(opened, place, store, limit, done)
         elif opened.describe() != done:
-            _append_sources({"": opened}, path, {"": store}, options, limit)
+            _append_sources({"": opened}, place, {"": store}, options, limit)
 
 
 def append_group(
-    sources: Mapping[str, Any] | str | os.PathLike[str], url: str | os.PathLike[str], options: Options, timeout: float
+    sources: Mapping[str, Any] | str | os.PathLike[str], place: Folder, options: Options, timeout: float
 ) -> None:
-    """Append ``sources`` to the group at ``url``; parameters and errors as `RowGroup.append` describes them."""
-    path = local_path(url)
+    """Append ``sources`` to the group at ``place``; parameters and errors as `RowGroup.append` describes them."""
     limit = resolve_limit(options.memory_limit)
-    stores = open_members(path)
+    stores = open_members(place)
     opened = _open_aligned(sources, options, limit, stores)
-    with locked(path, timeout=timeout):
-        settled = settle(path)
-        stores = open_members(path)
+    with locked(place, timeout=timeout):
+        settled = settle(place)
+        stores = open_members(place)
         if settled and all(stores[name].facts.sources[-1] == opened[name].describe() for name in stores):
             return
         for name, store in stores.items():
             _check_alike(opened[name].shape, opened[name].dtype, store)
-        _append_sources({name: opened[name] for name in stores}, path, stores, options, limit)
+        _append_sources({name: opened[name] for name in stores}, place, stores, options, limit)
 
 
-def _ingest_sources(sources: Mapping[str, Source], path: Path, options: Options, limit: Room) -> None:
-    pending = _pending_facts(path) if options.resume else {}
+def _ingest_sources(sources: Mapping[str, Source], place: Folder, options: Options, limit: Room) -> None:
+    pending = _pending_facts(place) if options.resume else {}
     parts = [
-        Part(name, _new_facts(source, options, limit, pending.get(name)), source, 0) for name, source in sources.items()
+        Part(name, _new_facts(source, options, limit, pending.get(name), separator_for(place, name)), source, 0)
+        for name, source in sources.items()
     ]
-    parts, writers = _writers(parts, options, limit)
-    with building(path, _files(parts), overwrite=options.overwrite, resume=options.resume) as build:
-        write_parts(build.folder, parts, writers, options.progress)
+    parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
+    with building(place, _files(parts), overwrite=options.overwrite, resume=options.resume) as build:
+        write_parts(build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
 
 def _append_sources(
-    sources: Mapping[str, Source], path: Path, stores: Mapping[str, Store], options: Options, limit: Room
+    sources: Mapping[str, Source], place: Folder, stores: Mapping[str, Store], options: Options, limit: Room
 ) -> None:
     parts = []
     for name, source in sources.items():
@@ -171,13 +166,13 @@ def _append_sources(
         facts = _longer(stores[name].facts, source)
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
         parts.append(Part(name, facts, joined, first_row))
-    parts, writers = _writers(parts, options, limit)
-    with appending(path, _files(parts, stores)) as build:
-        write_parts(build.folder, parts, writers, options.progress)
+    parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
+    with appending(place, _files(parts, stores)) as build:
+        write_parts(build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
 
-def _writers(parts: Sequence[Part], options: Options, limit: Room) -> tuple[list[Part], list[Writer]]:
+def _writers(parts: Sequence[Part], options: Options, limit: Room, *, remote: bool) -> tuple[list[Part], list[Writer]]:
     """The workers of a dask cluster for those arrays whose sources they can read, and threads for the others."""
     client = find_client(options.client)
     chosen: list[Part] = []
@@ -187,30 +182,30 @@ def _writers(parts: Sequence[Part], options: Options, limit: Room) -> tuple[list
         if encoded is None:
             own = replace(part, source=by_engine(part.source, part.facts.layout.shard_rows))
             chosen.append(own)
-            writers.append(on_threads(own, limit))
+            writers.append(on_threads(own, limit, remote=remote))
         else:
             chosen.append(part)
             writers.append(partial(write_on_workers, client, encoded))
     return chosen, writers
 
 
-def _ingest_blocks(blocks: Blocks, path: Path, options: Options, limit: Room) -> None:
+def _ingest_blocks(blocks: Blocks, place: Folder, options: Options, limit: Room) -> None:
     """Write as it comes: nobody can read the blocks again, so that a run that was interrupted begins anew."""
     first = ArraySource(blocks.first, blocks.dtype)
-    facts = _new_facts(first, options, limit, None)
+    facts = _new_facts(first, options, limit, None, separator_for(place, ""))
     facts = replace(
         facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
     )
-    with building(path, {}, overwrite=options.overwrite, resume=False) as build:
+    with building(place, {}, overwrite=options.overwrite, resume=False) as build:
         facts = write_blocks(build.folder, facts, 0, blocks)
         build.files = {METADATA: encode_metadata(replace(facts, sources=(blocks.describe_given(),)))}
 
 
-def _append_blocks(blocks: Blocks, path: Path, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
+def _append_blocks(blocks: Blocks, place: Folder, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
     """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
     tail, first_row = _tail(store, limit)
     facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
-    with appending(path, {}) as build:
+    with appending(place, {}) as build:
         facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
         described = blocks.describe_given()
         if described != done:
@@ -283,16 +278,16 @@ def _check_alike(shape: tuple[int, ...], dtype: np.dtype[Any], store: Store) -> 
         )
 
 
-def _check_alone(path: Path) -> None:
+def _check_alone(place: Folder) -> None:
     """Refuse to write one array of a group without the others.
 
     Raises
     ------
     OptionError
     """
-    if group_above(path):
+    if group_above(place):
         raise OptionError(
-            f"{path} is an array of the group {path.parent}, whose arrays have as many rows each. Write to the group."
+            f"{place.url} is an array of the group {place.above().url}, whose arrays have as many rows each. Write to the group."
         )
 
 
@@ -318,16 +313,16 @@ def _files(parts: Sequence[Part], stores: Mapping[str, Store] | None = None) -> 
     }
 
 
-def _pending_facts(path: Path) -> dict[str, Facts]:
+def _pending_facts(place: Folder) -> dict[str, Facts]:
     """What an interrupted ingest into ``path`` was to make, by name."""
-    encoded = pending_bytes(path)
+    encoded = pending_bytes(place)
     with contextlib.suppress(FormatError):
-        members = decode_group(encoded, path) if is_group(encoded) else {"": encoded}
-        return {name: decode_metadata(each, path) for name, each in members.items()}
+        members = decode_group(encoded, place.url) if is_group(encoded) else {"": encoded}
+        return {name: decode_metadata(each, place.url) for name, each in members.items()}
     return {}
 
 
-def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | None) -> Facts:
+def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | None, separator: str) -> Facts:
     """What a store of a source will be."""
     window = check_usual_window(options.window)
     described = source.describe()
@@ -341,6 +336,7 @@ def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | N
         codec=codec,
         most_shard_bytes=max(1, _most_shard_bytes(source, options, limit)),
     )
+    layout = replace(layout, separator=separator)
     return Facts(layout, window, source.segments, (described,), source.shape[:1], reason)
 
 

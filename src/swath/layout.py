@@ -137,6 +137,8 @@ class Layout:
     """Buffers of a chunk's size that decoding one takes."""
     by_library: bool = False
     """Whether the library of the format reads and decodes, with threads of its own: it is asked for many chunks at once."""
+    separator: str = "."
+    """Of the parts of the key of a shard."""
 
     @property
     def shape(self) -> tuple[int, ...]:

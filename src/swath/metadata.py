@@ -15,7 +15,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -106,8 +105,8 @@ class Facts:
 
 
 def shard_key(layout: Layout, shard: int) -> str:
-    """The key of a shard: Zarr's default encoding with ``.``, so that all shards lie in one folder."""
-    return ".".join(["c", str(shard), *("0" for _ in layout.row_shape)])
+    """The key of a shard: Zarr's default encoding, by itself with ``.``, so that all shards lie in one folder."""
+    return layout.separator.join(["c", str(shard), *("0" for _ in layout.row_shape)])
 
 
 def check_name(name: object) -> None:
@@ -175,7 +174,7 @@ def encode_metadata(facts: Facts, before: bytes = b"") -> bytes:
                 filters=None,
                 serializer=BytesCodec(endian="little"),
                 compressors=compressors,
-                chunk_key_encoding={"name": "default", "separator": "."},
+                chunk_key_encoding={"name": "default", "separator": layout.separator},
                 attributes={"swath": own},
             )
     except (ValueError, TypeError) as error:
@@ -207,7 +206,7 @@ def encode_group(members: Mapping[str, bytes], before: bytes = b"") -> bytes:
     )
 
 
-def decode_group(encoded: bytes, path: Path) -> dict[str, bytes]:
+def decode_group(encoded: bytes, folder: str) -> dict[str, bytes]:
     """The bytes of the ``zarr.json`` of each array of a group, as they were given to `encode_group`.
 
     Raises
@@ -215,15 +214,15 @@ def decode_group(encoded: bytes, path: Path) -> dict[str, bytes]:
     FormatError
         It is no metadata of a group, of a later version, or not as it was written.
     """
-    document = _unseal(encoded, path / METADATA)
+    document = _unseal(encoded, f"{folder}/{METADATA}")
     try:
         inline = document["consolidated_metadata"]["metadata"]
         return {name: _dump(inline[name]) for name in document["attributes"]["swath"]["arrays"]}
     except (KeyError, TypeError) as error:
-        raise _not_ours(path / METADATA, error) from None
+        raise _not_ours(f"{folder}/{METADATA}", error) from None
 
 
-def decode_metadata(encoded: bytes, path: Path) -> Facts:
+def decode_metadata(encoded: bytes, folder: str) -> Facts:
     """What the ``zarr.json`` of a store says.
 
     Raises
@@ -231,7 +230,7 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
     FormatError
         It is no metadata of a store, of a later version, or not as it was written.
     """
-    where = path / METADATA
+    where = f"{folder}/{METADATA}"
     document = _unseal(encoded, where)
     try:
         own = document["attributes"]["swath"]
@@ -243,7 +242,8 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
         codec: CodecName = own["codec"]
         inner = document["codecs"][0]["configuration"]["chunk_shape"]
         shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
-        layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec)
+        separator = document["chunk_key_encoding"]["configuration"]["separator"]
+        layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec, separator=separator)
         sources, lengths = tuple(own["sources"]), tuple(own["lengths"])
         return Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"])
     except FormatError:
@@ -252,14 +252,14 @@ def decode_metadata(encoded: bytes, path: Path) -> Facts:
         raise _not_ours(where, error) from None
 
 
-def check_metadata(encoded: bytes, path: Path) -> None:
+def check_metadata(encoded: bytes, folder: str) -> None:
     """Refuse a ``zarr.json``, of a store or a group, that is not as swath wrote it.
 
     Raises
     ------
     FormatError
     """
-    _unseal(encoded, path / METADATA)
+    _unseal(encoded, f"{folder}/{METADATA}")
 
 
 def is_ours(encoded: bytes) -> bool:
@@ -298,7 +298,7 @@ def _dump(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode()
 
 
-def _unseal(encoded: bytes, where: Path) -> dict[str, Any]:
+def _unseal(encoded: bytes, where: str) -> dict[str, Any]:
     """Metadata of ours, as they were written.
 
     Raises
@@ -323,7 +323,7 @@ def _unseal(encoded: bytes, where: Path) -> dict[str, Any]:
     return document
 
 
-def _not_ours(where: Path, error: Exception) -> FormatError:
+def _not_ours(where: str, error: Exception) -> FormatError:
     return FormatError(
         f"{where} is no metadata of a swath store ({type(error).__name__}: {error}). Ingest the array with swath.ingest."
     )

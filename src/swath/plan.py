@@ -65,6 +65,38 @@ _DECODER_COPIES = 6
 _CALL_OVERHEAD = 8 * 2**20
 _THREAD_OVERHEAD = 2**18
 
+# What comes from a server stands in the pieces that it came in, and as a whole; and a connection has buffers.
+_COPIES_ARRIVING = 2
+_REQUEST_OVERHEAD = 2**19
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a request costs where the bytes are, and so what is asked for at once."""
+
+    is_remote: bool
+    gap_bytes: int
+    """Windows, and encoded chunks, this near to each other are read together: the gap costs less than a request."""
+    wide_gap_bytes: int
+    """Within a read, a gap that nobody wants is skipped from this size on."""
+    block_bytes: int
+    """Most bytes of a request."""
+    requests: int
+    """At once."""
+    latency_s: float = 0.0
+    """Expected."""
+    bytes_a_second: float = math.inf
+    """Expected."""
+    dollars_a_request: float = 0.0
+
+
+LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS)
+"""Files: a read costs some 10 us of calls, warm or cold, and a call more, and a place for its pieces, for each gap."""
+
+REMOTE = Reach(True, 2**17, 2**17, 2**22, 128, latency_s=0.03, bytes_a_second=1.25e8, dollars_a_request=0.4e-6)
+"""Objects: a request of 256 KB takes 0.2 ms of a core here, and 0.2 ms of 10 Gbit/s are 256 KB; a narrower network weighs
+gaps more. 30 ms and 1 Gbit/s are what to expect of a store in the same region; S3 asks $0.40 for a million GETs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -93,6 +125,7 @@ class Plan:
     """Whether what is not in the page cache is read past it."""
     tiles: tuple[int, ...]
     """Which of the chunks that lie side by side in a row are read (see `swath.layout.Tiles`)."""
+    reach: Reach
     threads: int
     """The most threads that may read at once."""
     cost: GatherCost
@@ -200,9 +233,32 @@ class Plan:
             "chunks": f"{self.chunks:,} of {layout.chunk_rows} rows ({format_bytes(layout.tile_bytes)}{tiles}), {layout.codec}, {checked}",
             "peak": str(self.cost),
         }
+        if self.reach.is_remote:
+            rows["expected"] = self._describe_reach()
         if self.ingested_bytes is not None:
             rows["ingested"] = self._describe_gain(self.ingested_bytes)
         return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+
+    @property
+    def expected_seconds(self) -> float:
+        """What the requests take: rounds of them, one after another, or the bytes, whichever is longer. 0 for local files."""
+        reach = self.reach
+        if not self.starts.size or not reach.is_remote:
+            return 0.0
+        # Metadata are looked at once, at the end, and each shard has its index before its rows.
+        rounds = 1 + math.ceil(self.requests / self.threads) + (1 if self.layout.head_bytes else 0)
+        return max(rounds * reach.latency_s, 3 * reach.latency_s + self.bytes_read / reach.bytes_a_second)
+
+    @property
+    def expected_dollars(self) -> float:
+        """What the requests cost. 0 for local files."""
+        return (self.requests + 1) * self.reach.dollars_a_request
+
+    def _describe_reach(self) -> str:
+        reach = self.reach
+        network = f"{reach.latency_s * 1e3:.0f} ms and {reach.bytes_a_second / 1.25e8:g} Gbit/s"
+        price = f"${reach.dollars_a_request * 1e6:.2f} a million requests"
+        return f"{self.expected_seconds:.2g} s at {network}; ${self.expected_dollars:.2g} at {price}"
 
     def _describe_gain(self, ingested_bytes: int) -> str:
         """What `swath.ingest` would gain."""
@@ -222,9 +278,12 @@ def plan_gather(
     verify: bool = True,
     direct: bool = False,
     is_store: bool = True,
-    most_threads: int = MOST_THREADS,
+    reach: Reach = LOCAL,
+    most_threads: int | None = None,
 ) -> Plan:
     """Plan the gather of checked ``starts``, with as many of ``most_threads`` as ``limit`` allows, and at least one.
+
+    By default there are as many as ``reach`` has requests at once.
 
     `Plan.check` refuses a plan that does not fit even so.
     """
@@ -237,8 +296,8 @@ def plan_gather(
 
     is_raw = layout.codec == "raw"
     a_chunk = layout.chunk_bytes if is_raw else layout.tile_bytes
-    spans = merge_windows(starts, window, layout.chunk_rows, GAP_BYTES // a_chunk)
-    block_bytes = _LIBRARY_BLOCK_BYTES if layout.by_library else BLOCK_BYTES
+    spans = merge_windows(starts, window, layout.chunk_rows, reach.gap_bytes // a_chunk)
+    block_bytes = max(reach.block_bytes, _LIBRARY_BLOCK_BYTES if layout.by_library else 0)
     read_chunks = max(1, min(block_bytes // a_chunk, _MOST_READ_CHUNKS))
     first, stop = _cut(spans.first, spans.stop, layout.shard_chunks, read_chunks)
     lo, hi = windows_in(spans.starts, window, first * layout.chunk_rows, stop * layout.chunk_rows)
@@ -266,11 +325,14 @@ def plan_gather(
             and windows <= MOST_PIECES
         ):
             # What lands in the batch is not held besides: only chunks of which a part is wanted, and gaps.
-            held = min(held, (windows + 1) * (GAP_BYTES + 2 * a_chunk))
+            held = min(held, (windows + 1) * (reach.gap_bytes + 2 * a_chunk))
     else:  # neighbours are fetched with the gaps between them
-        held += min(BLOCK_BYTES, (most_chunks - 1) * GAP_BYTES) + layout.decode_copies * a_chunk
+        held += min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes) + layout.decode_copies * a_chunk
         held += min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
     scratch = held * (2 if direct else 1) + _THREAD_OVERHEAD
+    if reach.is_remote:
+        scratch += _COPIES_ARRIVING * most_chunks * (a_chunk + layout.crc_bytes) + _REQUEST_OVERHEAD
+    most_threads = reach.requests if most_threads is None else most_threads
     fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + _index_bytes(layout, first)
     threads = int(max(1, min(1 if layout.by_library else most_threads, (limit.n_bytes - fixed) // scratch, first.size)))
     cost = GatherCost(
@@ -293,6 +355,7 @@ def plan_gather(
         verify=verify,
         direct=direct,
         tiles=layout.tiles.holding(columns),
+        reach=reach,
         threads=threads,
         cost=cost,
         ingested_bytes=None if is_store else _ingested_bytes(layout, starts.size, window),

@@ -8,7 +8,6 @@ byte passes the cache once.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from swath.checksum import combiner, crc32c
 from swath.errors import DamagedStoreError
 from swath.layout import CRC_BYTES, Layout
-from swath.plan import WIDE_GAP_BYTES
+from swath.plan import Reach
 from swath.shard import MEND, NO_CHUNK, ShardIndex
-from swath.storage import Buffer, LocalFile, Scratch
+from swath.storage import Buffer, File, Scratch
 from swath.windows import IntArray
 
 Piece = tuple[int, Buffer]
@@ -35,7 +34,7 @@ class RawReader:
 
     def __init__(
         self,
-        file: LocalFile,
+        file: File,
         layout: Layout,
         shard: int,
         scratch: Scratch,
@@ -43,6 +42,7 @@ class RawReader:
         offset: int,
         index: ShardIndex | None,
         verify: bool,
+        reach: Reach,
     ) -> None:
         """Rows begin at ``offset`` of the file. ``index`` is that of a shard, whose chunks have checksums."""
         self._file = file
@@ -53,6 +53,7 @@ class RawReader:
         self._first_chunk = shard * layout.shard_chunks
         self._index = index
         self._scratch = scratch
+        self._gap = reach.wide_gap_bytes
         self._verify = verify and layout.crc_bytes > 0
         self._combine = combiner(layout.chunk_bytes).combine if self._verify else None
 
@@ -79,7 +80,7 @@ class RawReader:
         if self._verify:
             self._read_checked(begin, last * self._chunk_bytes, pieces)
         else:
-            for some in _split(pieces):
+            for some in _split(pieces, self._gap):
                 end = some[-1][0] + len(some[-1][1])
                 runs = self._fill_gaps(some, some[0][0], end)
                 self._read(begin + some[0][0], begin + end, runs)
@@ -98,9 +99,8 @@ class RawReader:
         for row in probed[:: -(-probed.size // _PROBES)].tolist():
             if not self._file.is_cached(self._offset + row // chunk_rows * stride + row % chunk_rows * row_bytes):
                 return None
-        try:
-            mapped = mmap.mmap(self._file.descriptor, self._offset + whole, access=mmap.ACCESS_READ)
-        except OSError:  # no room in the address space, or a file system without mappings
+        mapped = self._file.mapped(self._offset + whole)
+        if mapped is None:
             return None
         if not self._crc_bytes:
             return np.ndarray((n_rows,), item, mapped, self._offset)
@@ -183,11 +183,11 @@ class RawReader:
         raise DamagedStoreError(f"{self._file.path}: {self._layout.describe_chunk(self._first_chunk + chunk)} {what}. {MEND}")  # fmt: skip
 
 
-def _split(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
+def _split(pieces: Sequence[Piece], most_gap: int) -> list[Sequence[Piece]]:
     """Pieces in groups, between which the gap is too large to be read."""
     groups, begin = [], 0
     for i in range(1, len(pieces)):
-        if pieces[i][0] - pieces[i - 1][0] - len(pieces[i - 1][1]) > WIDE_GAP_BYTES:
+        if pieces[i][0] - pieces[i - 1][0] - len(pieces[i - 1][1]) > most_gap:
             groups.append(pieces[begin:i])
             begin = i
     groups.append(pieces[begin:])

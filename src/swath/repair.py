@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.check import Damage, check_source, first_difference, shards_at_once, verify
-from swath.commit import locked, settle
+from swath.committing import locked, settle
 from swath.errors import SourceError
 from swath.memory import Room
 from swath.metadata import METADATA, decode_group
@@ -47,7 +47,7 @@ def repair(store: Store, source: Source, limit: Room, progress: bool | None, tim
         shards_at_once(store.layout, source, limit, copies=2)  # as it is read, and encoded
         _write_again(store, source, damages, limit, progress)
         if any(damage.shard is None for damage in damages):
-            store.folder.put(METADATA, [memoryview(decode_group(store.encoded, store.home)[store.member])])
+            store.folder.put(METADATA, [memoryview(decode_group(store.encoded, store.home.url)[store.member])])
         store.folder.sync()
     return damages
 

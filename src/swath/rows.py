@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from swath.encoded import ChunkReader
 from swath.layout import Layout
+from swath.plan import Reach
 from swath.raw import RawReader
-from swath.storage import Scratch
+from swath.storage import Gate, Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Access:
     """Pass by the page cache."""
     tiles: tuple[int, ...]
     """Which chunks of a row are read (see `swath.layout.Tiles`)."""
+    reach: Reach
+    """What a request costs."""
 
 
 class Rows(Protocol):
@@ -70,6 +73,19 @@ class Rows(Protocol):
         DamagedStoreError
             The file is missing, or its index is damaged.
         """
+        ...
+
+    @property
+    def reach(self) -> Reach:
+        """What a request costs where they are."""
+        ...
+
+    def through(self, gate: Gate) -> Rows:
+        """The same for threads that shall not go on once the gate is shut."""
+        ...
+
+    def find(self, shard: int) -> None:
+        """Learn where the chunks of a shard lie, if that takes a request; errors as of `reader`."""
         ...
 
     def is_cached(self, chunk: int) -> bool:

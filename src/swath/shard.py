@@ -34,7 +34,7 @@ from swath.decoder import make_blosc
 from swath.errors import DamagedStoreError
 from swath.layout import CRC_BYTES, STAMP_BYTES, Layout
 from swath.plan import INDEX_CACHE_BYTES
-from swath.storage import Buffer, LocalFile
+from swath.storage import Buffer, File
 
 NO_CHUNK = np.uint64(2**64 - 1)
 """The offset of a chunk that was never written."""
@@ -121,7 +121,7 @@ class IndexCache:
         self._most = max(1, most_bytes // n_bytes)
         self._indexes: dict[tuple[Any, ...], ShardIndex] = {}
 
-    def get(self, file: LocalFile, stamp: Stamp | None = None) -> ShardIndex:
+    def get(self, file: File, stamp: Stamp | None = None) -> ShardIndex:
         """The index of an open shard, read unless this version of the file has been met before.
 
         ``stamp`` is what the shard must say of itself; None where it has none.
@@ -133,12 +133,13 @@ class IndexCache:
         index = self._indexes.get(key := (file.version, stamp and stamp.shard))
         if index is None:
             index = self.read(file, stamp)
+            key = file.version, stamp and stamp.shard  # that of what is far away is known now
             while len(self._indexes) >= self._most:
                 self._indexes.pop(next(iter(tuple(self._indexes)), key), None)
             self._indexes[key] = index
         return index
 
-    def read(self, file: LocalFile, stamp: Stamp | None = None) -> ShardIndex:
+    def read(self, file: File, stamp: Stamp | None = None) -> ShardIndex:
         """The index of an open shard, from the disk; otherwise as `get`."""
         head_bytes = self._n_bytes + (0 if stamp is None else STAMP_BYTES)
         encoded = bytearray(head_bytes)
@@ -161,7 +162,7 @@ class IndexCache:
         return ShardIndex(offsets, lengths, n_regular)
 
 
-def _check_stamp(file: LocalFile, encoded: bytes, wanted: Stamp) -> None:
+def _check_stamp(file: File, encoded: bytes, wanted: Stamp) -> None:
     """Refuse a shard that is not the one whose name it has. It may have more rows: those that were appended since.
 
     Of these a reader that knows nothing yet cannot tell whence they come, but the rows before them are the same.

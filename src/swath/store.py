@@ -1,35 +1,35 @@
 """How are rows read from a store, or from an array of a group of stores?
 
-A store is a folder that holds one plain Zarr v3 array: ``zarr.json`` and shards ``c.0.0``, ``c.1.0``, ... Its committed length
-is ``shape[0]`` in ``zarr.json``. A group is a folder of stores with one ``zarr.json`` above them, which says how long they are.
+A store is a folder, local or in an object store, that holds one plain Zarr v3 array: ``zarr.json`` and shards ``c.0.0``,
+``c.1.0``, ... Its committed length is ``shape[0]`` in ``zarr.json``. A group is a folder of stores with one ``zarr.json`` above
+them, which says how long they are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from swath.commit import local_path, part_of, retired_of
+from swath.committing import read_committed
 from swath.decoder import BloscStep, Crc32c, Decoder
 from swath.encoded import ChunkReader, EncodedReader, Entries
-from swath.errors import DamagedStoreError, FormatError, IncompleteStoreError, StoreChangedError, StoreNotFoundError
+from swath.errors import DamagedStoreError, FormatError, StoreChangedError
 from swath.layout import Layout
 from swath.metadata import METADATA, Facts, decode_group, decode_metadata, is_group, is_ours, shard_key
+from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
 from swath.shard import MEND, IndexCache, index_entries
-from swath.storage import LocalFile, LocalFolder, Scratch
+from swath.storage import File, Folder, Gate, Scratch
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
     """A store as it was when it was opened. Pickles small; each process opens files of its own."""
 
-    folder: LocalFolder
+    folder: Folder
     encoded: bytes
     """``zarr.json`` as it was; of an array of a group, that of the group."""
     member: str
@@ -61,7 +61,7 @@ class Store:
     @property
     def url(self) -> str:
         """The folder."""
-        return str(self.folder.path)
+        return self.folder.url
 
     @property
     def reason(self) -> str:
@@ -83,20 +83,20 @@ class Store:
         StoreChangedError
         """
         home = self.home
-        with contextlib.suppress(OSError, FormatError):
-            now = (home / METADATA).read_bytes()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, FormatError):
+            now = home.read_again(METADATA, self.encoded)
             if now == self.encoded or self.facts.is_continued_by(_facts(home, now, self.member)):
                 return
         raise StoreChangedError(
-            f"The store at {self.folder.path} was replaced or removed since it was opened, or its {home / METADATA} is "
+            f"The store at {self.url} was replaced or removed since it was opened, or its {home.url}/{METADATA} is "
             "damaged. Open it again."
         )
 
     def own_metadata(self) -> bytes:
         """The ``zarr.json`` beside the shards, which for an array of a group is for other programs; empty if unreadable."""
         with contextlib.suppress(OSError, FormatError):
-            encoded = (self.folder.path / METADATA).read_bytes()
-            decode_metadata(encoded, self.folder.path)
+            encoded = self.folder.read(METADATA)
+            decode_metadata(encoded, self.url)
             return encoded
         return b""
 
@@ -111,13 +111,27 @@ class Store:
 
     def reopened(self) -> Store:
         """The store as it is now."""
-        path, encoded = read_metadata(self.home)
-        return _make_store(LocalFolder(path / self.member), encoded, self.member, self.window)
+        home, encoded = read_committed(self.home)
+        return _make_store(home.within(self.member), encoded, self.member, self.window)
 
     @property
-    def home(self) -> Path:
+    def home(self) -> Folder:
         """The folder whose ``zarr.json`` says how many rows there are."""
-        return self.folder.path.parent if self.member else self.folder.path
+        return self.folder.above() if self.member else self.folder
+
+    @property
+    def reach(self) -> Reach:
+        """What a request costs."""
+        return self.folder.reach
+
+    def through(self, gate: Gate) -> Store:
+        """The same for threads that may be left behind."""
+        return replace(self, folder=self.folder.through(gate))
+
+    def find(self, shard: int) -> None:
+        """Read the index of a shard, unless it is known."""
+        with self.open_shard(shard) as file:
+            self.indexes.get(file, self.facts.stamp(shard))
 
     @contextlib.contextmanager
     def reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader | ChunkReader]:
@@ -126,15 +140,26 @@ class Store:
             with self.open_shard(shard, scratch if access.direct else None) as file:
                 index = self.indexes.get(file, self.facts.stamp(shard))
                 offset = self.layout.head_bytes
-                yield RawReader(file, self.layout, shard, scratch, offset=offset, index=index, verify=access.verify)
+                yield RawReader(
+                    file,
+                    self.layout,
+                    shard,
+                    scratch,
+                    offset=offset,
+                    index=index,
+                    verify=access.verify,
+                    reach=access.reach,
+                )
         else:
             decoder = _decoder(self.layout)
             chosen = decoder if access.verify else decoder.without_checks()
-            with EncodedReader(self, chosen, self.layout, access.tiles, scratch, direct=access.direct) as reader:
+            with EncodedReader(
+                self, chosen, self.layout, access.tiles, scratch, direct=access.direct, reach=access.reach
+            ) as reader:
                 yield reader
 
     @contextlib.contextmanager
-    def open_shard(self, shard: int, direct: Scratch | None = None) -> Iterator[LocalFile]:
+    def open_shard(self, shard: int, direct: Scratch | None = None) -> Iterator[File]:
         """The file of one shard.
 
         Raises
@@ -147,10 +172,10 @@ class Store:
                 yield file
         except FileNotFoundError:
             a, b = self.layout.rows_of(shard)
-            missing = self.folder.path / shard_key(self.layout, shard)
+            missing = f"{self.url}/{shard_key(self.layout, shard)}"
             raise DamagedStoreError(f"{missing} (rows {a} to {b - 1}) is missing. {MEND}") from None
 
-    def damaged(self, file: LocalFile, chunk: int, what: str) -> DamagedStoreError:
+    def damaged(self, file: File, chunk: int, what: str) -> DamagedStoreError:
         """The error that names a chunk."""
         return DamagedStoreError(f"{file.path}: {self.layout.describe_chunk(chunk)} {what}. {MEND}")
 
@@ -158,7 +183,7 @@ class Store:
         """The shard that holds a chunk."""
         return shard_key(self.layout, chunk // self.layout.shard_chunks)
 
-    def entries(self, file: LocalFile, first: int, stop: int, tile: int) -> Entries:
+    def entries(self, file: File, first: int, stop: int, tile: int) -> Entries:
         """Where chunks of one shard lie."""
         shard, begin = divmod(first, self.layout.shard_chunks)
         index = self.indexes.get(file, self.facts.stamp(shard))
@@ -172,15 +197,15 @@ class Store:
             return file.is_cached(min(int(index.offsets[k]), max(0, file.size - 1)))
 
 
-def _make_store(folder: LocalFolder, encoded: bytes, member: str, window: int | None) -> Store:
-    facts = _facts(folder.path.parent if member else folder.path, encoded, member)
+def _make_store(folder: Folder, encoded: bytes, member: str, window: int | None) -> Store:
+    facts = _facts(folder.above() if member else folder, encoded, member)
     if window is not None:
         facts = replace(facts, window=window)
     raw_chunk_bytes = facts.layout.chunk_bytes if facts.layout.codec == "raw" else 0
     return Store(folder, encoded, member, facts, IndexCache(facts.layout.index_bytes, raw_chunk_bytes=raw_chunk_bytes))
 
 
-def _open_version(home: Path, member: str, window: int, n_sources: int, n_rows: int, identity: bytes) -> Store:
+def _open_version(home: Folder, member: str, window: int, n_sources: int, n_rows: int, identity: bytes) -> Store:
     """The store as it was after so many sources.
 
     Raises
@@ -188,23 +213,23 @@ def _open_version(home: Path, member: str, window: int, n_sources: int, n_rows: 
     StoreChangedError
         Another has taken its place.
     """
-    _, encoded = read_metadata(home)
-    store = _make_store(LocalFolder(home / member), encoded, member, window)
+    home, encoded = read_committed(home)
+    store = _make_store(home.within(member), encoded, member, window)
     facts = store.facts.after(n_sources)
     if facts.layout.n_rows != n_rows or facts.history[-1] != identity:
         raise StoreChangedError(
-            f"The store at {home / member} was replaced since these windows were chosen. Open it again."
+            f"The store at {store.url} was replaced since these windows were chosen. Open it again."
         )
     return replace(store, facts=facts)
 
 
-def _facts(home: Path, encoded: bytes, member: str) -> Facts:
+def _facts(home: Folder, encoded: bytes, member: str) -> Facts:
     if not member:
-        return decode_metadata(encoded, home)
-    members = decode_group(encoded, home)
+        return decode_metadata(encoded, home.url)
+    members = decode_group(encoded, home.url)
     if member not in members:
-        raise FormatError(f"{home / METADATA} names no array {member!r}. Restore the file.")
-    return decode_metadata(members[member], home / member)
+        raise FormatError(f"{home.url}/{METADATA} names no array {member!r}. Restore the file.")
+    return decode_metadata(members[member], home.within(member).url)
 
 
 def _decoder(layout: Layout) -> Decoder:
@@ -212,76 +237,61 @@ def _decoder(layout: Layout) -> Decoder:
     return Decoder(shape, layout.dtype, layout.dtype, (Crc32c(), BloscStep()))
 
 
-def open_store(url: str | os.PathLike[str], window: int | None = None) -> Store:
-    """Open the committed store at ``url``, for windows of so many rows, or as it says.
+def open_store(folder: Folder, window: int | None = None) -> Store:
+    """Open the committed store in a folder, for windows of so many rows, or as it says.
 
     Raises
     ------
     StoreNotFoundError, IncompleteStoreError, FormatError
     """
-    path, encoded = read_metadata(url)
+    home, encoded = read_committed(folder)
+    return store_of(home, encoded, window)
+
+
+def store_of(folder: Folder, encoded: bytes, window: int | None = None) -> Store:
+    """The store whose ``zarr.json`` was just read.
+
+    Raises
+    ------
+    FormatError
+        It is that of a group, or damaged.
+    """
     if is_ours(encoded) and is_group(encoded):
-        names = ", ".join(decode_group(encoded, path))
+        names = ", ".join(decode_group(encoded, folder.url))
         raise FormatError(
-            f"{path} is a group of arrays ({names}). Open it with swath.open_group, or one of its arrays."
+            f"{folder.url} is a group of arrays ({names}). Open it with swath.open_group, or one of its arrays."
         )
-    if group_above(path):
-        return _make_store(LocalFolder(path), (path.parent / METADATA).read_bytes(), path.name, window)
-    return _make_store(LocalFolder(path), encoded, "", window)
+    above = group_above(folder)
+    return _make_store(folder, above or encoded, folder.name if above else "", window)
 
 
-def group_above(path: Path) -> bool:
-    """Whether a folder is that of an array of a group, whose ``zarr.json`` says how long it is.
+def group_above(folder: Folder) -> bytes:
+    """The ``zarr.json`` of the group that a folder holds an array of, which says how long it is; empty where it does not.
 
     Raises
     ------
     FormatError
         It is that of a group, but damaged.
     """
+    above = folder.above()
     try:
-        encoded = (path.parent / METADATA).read_bytes()
-    except OSError:
-        return False
-    return is_ours(encoded) and is_group(encoded) and path.name in decode_group(encoded, path.parent)
+        encoded = above.read(METADATA)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return b""
+    is_member = is_ours(encoded) and is_group(encoded) and folder.name in decode_group(encoded, above.url)
+    return encoded if is_member else b""
 
 
-def open_members(url: str | os.PathLike[str]) -> dict[str, Store]:
-    """Open the arrays of the committed group at ``url``.
+def open_members(folder: Folder) -> dict[str, Store]:
+    """Open the arrays of the committed group in a folder.
 
     Raises
     ------
     StoreNotFoundError, IncompleteStoreError, FormatError
     """
-    path, encoded = read_metadata(url)
+    home, encoded = read_committed(folder)
     if not is_group(encoded):
-        raise FormatError(f"{path / METADATA} is not that of a group that swath wrote. Open {path} with swath.open.")
-    return {name: _make_store(LocalFolder(path / name), encoded, name, None) for name in decode_group(encoded, path)}
-
-
-def read_metadata(url: str | os.PathLike[str]) -> tuple[Path, bytes]:
-    """The folder of what is committed at ``url``, and its ``zarr.json``.
-
-    Raises
-    ------
-    StoreNotFoundError, IncompleteStoreError
-    """
-    path = local_path(url)
-    # Between the two renames of `swath.commit.building`, where a kill may fall, the old one has another name; without a kill the
-    # new one has come by the time that this one is gone.
-    for place in (path, retired_of(path), path):
-        if place == path or not path.exists():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return place, (place / METADATA).read_bytes()
-    if part_of(path).exists():
-        raise IncompleteStoreError(
-            f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
+        raise FormatError(
+            f"{home.url}/{METADATA} is not that of a group that swath wrote. Open {home.url} with swath.open."
         )
-    raise StoreNotFoundError(f"There is no store at {path} (no {METADATA}). Check the path, or ingest into it first.")
-
-
-def is_store(path: Path) -> bool:
-    """Whether a folder holds metadata that swath wrote, damaged or not."""
-    try:
-        return is_ours((path / METADATA).read_bytes())
-    except OSError:
-        return False
+    return {name: _make_store(home.within(name), encoded, name, None) for name in decode_group(encoded, home.url)}

@@ -17,7 +17,7 @@ from swath.checksum import crc32c
 from swath.errors import SourceError
 from swath.metadata import Facts
 from swath.sources import check_rows
-from swath.storage import LocalFolder
+from swath.storage import Folder
 from swath.writing import put_shard, rows_in, shard_buffer
 
 
@@ -82,7 +82,7 @@ def _bytes(rows: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
     return memoryview(np.ascontiguousarray(rows, dtype).reshape(-1).view(np.uint8))
 
 
-def write_blocks(folder: LocalFolder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]]) -> Facts:
+def write_blocks(folder: Folder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]]) -> Facts:
     """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now."""
     layout = facts.layout
     buffer = shard_buffer(layout)

@@ -19,14 +19,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.errors import DiskFullError, MemoryLimitError
+from swath.commit import Build
+from swath.errors import DamagedStoreError, DiskFullError, MemoryLimitError
 from swath.layout import Layout, field_bytes
 from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
 from swath.progress import progress_bar
-from swath.shard import encode_shard
+from swath.shard import NO_CHUNK, IndexCache, encode_shard
 from swath.sources import Source, most_readers
-from swath.storage import LocalFolder
+from swath.storage import Folder, Gate, LocalFolder, run_threads
+
+# Objects that are sent at once, each in parts at once.
+_UPLOADS = 4
+
+# Shards of an interrupted run that are looked at at once.
+_PROBES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +58,27 @@ class Part:
 class Writer(Protocol):
     """What writes some shards of an array into a folder, and tells of bytes that are done."""
 
-    def __call__(self, folder: LocalFolder, part: Part, shards: Sequence[int], advance: Callable[[int], None]) -> None:
+    def __call__(self, folder: Folder, part: Part, shards: Sequence[int], advance: Callable[[int], None]) -> None:
         """Return when all are on the disk."""
         ...
 
 
-def write_parts(folder: LocalFolder, parts: Sequence[Part], writers: Sequence[Writer], progress: bool | None) -> None:
-    """Write the shards of some arrays that are not in ``folder`` yet, each array by a writer of its own.
+def write_parts(build: Build, parts: Sequence[Part], writers: Sequence[Writer], progress: bool | None) -> None:
+    """Write the shards of some arrays that are not there yet, each array by a writer of its own.
 
     Raises
     ------
     DiskFullError
         There is no room; what has been written stays.
     """
-    folders = [folder_of(folder, part.name) for part in parts]
+    folders = [build.folder.within(part.name) for part in parts]
+    for place in folders:
+        place.make()
     missing = [
-        [shard for shard in part.shards if not place.has(shard_key(part.facts.layout, shard))]
-        for place, part in zip(folders, parts)
+        list(part.shards) if build.is_fresh else missing_shards(place, part) for place, part in zip(folders, parts)
     ]
-    _check_disk(folder, parts, missing)
+    if isinstance(build.folder, LocalFolder):
+        _check_disk(build.folder, parts, missing)
     total, left = (
         sum(_bytes_of(part.facts.layout, shards) for part, shards in zip(parts, each))
         for each in ([part.shards for part in parts], missing)
@@ -79,7 +88,7 @@ def write_parts(folder: LocalFolder, parts: Sequence[Part], writers: Sequence[Wr
             write(place, part, shards, advance)
 
 
-def on_threads(part: Part, limit: Room) -> Writer:
+def on_threads(part: Part, limit: Room, *, remote: bool) -> Writer:
     """A writer of threads, as many as pay, and as ``limit`` leaves room for.
 
     Raises
@@ -87,14 +96,7 @@ def on_threads(part: Part, limit: Room) -> Writer:
     MemoryLimitError
         There is no room for one.
     """
-    return partial(_write_shards, _workers(part, limit))
-
-
-def folder_of(folder: LocalFolder, name: str) -> LocalFolder:
-    """The folder of one array."""
-    place = folder.path / name
-    place.mkdir(exist_ok=True)
-    return LocalFolder(place)
+    return partial(_write_shards, _workers(part, limit, remote))
 
 
 def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
@@ -102,7 +104,7 @@ def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
 
 
 def _write_shards(
-    workers: int, folder: LocalFolder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
+    workers: int, folder: Folder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
 ) -> None:
     layout, source = part.facts.layout, part.source
     shared = iter(shards)
@@ -116,7 +118,7 @@ def _write_shards(
         else:
             source.read_into(start, out)
 
-    def work() -> None:
+    def work(folder: Folder) -> None:
         buffer = shard_buffer(layout)
         while True:
             with reading:  # in order: the shard is chosen and read in one turn
@@ -128,8 +130,17 @@ def _write_shards(
             put_shard(folder, part.facts, shard, buffer)
             advance((stop - start) * layout.row_bytes)
 
+    if folder.reach.is_remote:
+        gate = Gate()
+        try:
+            with reader:
+                run_threads(partial(work, folder.through(gate)), workers, gate)
+        finally:
+            for _ in shared:
+                pass
+        return
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
-        futures = [pool.submit(work) for _ in range(workers)]
+        futures = [pool.submit(work, folder) for _ in range(workers)]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -144,6 +155,29 @@ def shard_buffer(layout: Layout) -> NDArray[np.uint8]:
     return np.empty(layout.shard_rows * layout.row_bytes, np.uint8)
 
 
+def missing_shards(folder: Folder, part: Part) -> list[int]:
+    """Which shards an earlier run has not finished."""
+    layout = part.facts.layout
+    if not folder.reach.is_remote:
+        return [shard for shard in part.shards if not folder.has(shard_key(layout, shard))]
+    # Others may have left an object of this name: the stamp says whose it is, and an object is whole or not there.
+    with ThreadPoolExecutor(_PROBES, thread_name_prefix="swath-probe") as pool:
+        written = pool.map(partial(_is_written, folder, part.facts), part.shards)
+        return [shard for shard, is_written in zip(part.shards, written) if not is_written]
+
+
+def _is_written(folder: Folder, facts: Facts, shard: int) -> bool:
+    indexes = IndexCache(facts.layout.index_bytes)
+    try:
+        with folder.open(shard_key(facts.layout, shard)) as file:
+            index = indexes.read(file, facts.stamp(shard))
+            written = index.offsets != NO_CHUNK
+            end = int((index.offsets + index.lengths)[written].max(initial=0))
+            return end == file.size and int(written.sum()) == facts.layout.chunks_in(shard)
+    except (FileNotFoundError, DamagedStoreError):
+        return False
+
+
 def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[Any]:
     """The first rows of a shard's buffer, to be filled."""
     if not field_bytes(layout.dtype).all():
@@ -151,7 +185,7 @@ def rows_in(buffer: NDArray[np.uint8], layout: Layout, n_rows: int) -> NDArray[A
     return buffer[: n_rows * layout.row_bytes].view(layout.dtype).reshape(n_rows, *layout.row_shape)
 
 
-def put_shard(folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.uint8]) -> None:
+def put_shard(folder: Folder, facts: Facts, shard: int, buffer: NDArray[np.uint8]) -> None:
     """Write one shard, whose rows are in ``buffer``."""
     layout = facts.layout
     start, stop = layout.rows_of(shard)
@@ -161,7 +195,7 @@ def put_shard(folder: LocalFolder, facts: Facts, shard: int, buffer: NDArray[np.
     folder.put(shard_key(layout, shard), encoded)
 
 
-def _workers(part: Part, limit: Room) -> int:
+def _workers(part: Part, limit: Room, remote: bool) -> int:
     """As many workers as pay, and as their buffers leave room for.
 
     Raises
@@ -170,7 +204,7 @@ def _workers(part: Part, limit: Room) -> int:
         There is no room for one.
     """
     layout, source = part.facts.layout, part.source
-    buffers = _buffers(layout)
+    buffers = _buffers(layout, remote)
     fitting = (limit.n_bytes - source.read_bytes) // buffers
     if fitting < 1:
         raise MemoryLimitError(
@@ -178,18 +212,19 @@ def _workers(part: Part, limit: Room) -> int:
             f"{format_bytes(source.read_bytes)} at once, one shard is {format_bytes(buffers)}), but the limit is "
             f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Raise memory_limit, choose smaller shard_rows, or give the source smaller chunks."
         )
-    return int(min(fitting, most_readers(), max(1, len(part.shards))))
+    most = max(most_readers(), _UPLOADS) if remote else most_readers()
+    return int(min(fitting, most, max(1, len(part.shards))))
 
 
-def bytes_of_worker(part: Part) -> int:
+def bytes_of_worker(part: Part, *, remote: bool) -> int:
     """What one that writes a shard by itself holds."""
-    return part.source.read_bytes + _buffers(part.facts.layout)
+    return part.source.read_bytes + _buffers(part.facts.layout, remote)
 
 
-def _buffers(layout: Layout) -> int:
-    """The rows of a shard, as they are and, where they are encoded, encoded."""
+def _buffers(layout: Layout, remote: bool) -> int:
+    """The rows of a shard, as they are; where they are encoded, encoded; and an object as a whole."""
     shard = layout.shard_rows * layout.row_bytes
-    return (shard if layout.codec == "raw" else 2 * shard) + layout.head_bytes
+    return (1 + (layout.codec != "raw") + remote) * shard + layout.head_bytes
 
 
 def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Sequence[int]]) -> None:

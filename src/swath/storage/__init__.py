@@ -1,6 +1,30 @@
 """Where bytes live."""
 
+from swath.storage.connection import Seen, VersionError
+from swath.storage.folder import File, Folder
+from swath.storage.gate import Gate, run_threads
 from swath.storage.local import MOST_WRITE_BYTES, Buffer, LocalFile, LocalFolder, Scratch
+from swath.storage.objects import ObjectFolder
+from swath.storage.places import local_path, place_of
 from swath.storage.staging import staged, writing_to
+from swath.storage.zarr_store import as_zarr_store
 
-__all__ = ["MOST_WRITE_BYTES", "Buffer", "LocalFile", "LocalFolder", "Scratch", "staged", "writing_to"]
+__all__ = [
+    "MOST_WRITE_BYTES",
+    "Buffer",
+    "File",
+    "Folder",
+    "Gate",
+    "LocalFile",
+    "LocalFolder",
+    "ObjectFolder",
+    "Scratch",
+    "Seen",
+    "VersionError",
+    "as_zarr_store",
+    "local_path",
+    "place_of",
+    "run_threads",
+    "staged",
+    "writing_to",
+]

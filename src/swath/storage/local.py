@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import mmap
 import os
 import uuid
 from bisect import bisect_right
@@ -20,6 +21,8 @@ import numpy as np
 
 from swath.errors import DiskFullError
 from swath.memory import format_bytes
+from swath.plan import LOCAL, Reach
+from swath.storage.gate import Gate
 
 Buffer = memoryview
 """A contiguous buffer of bytes (format ``B``)."""
@@ -114,6 +117,17 @@ class LocalFile:
         """Let the system fetch what comes next: the file is read from its first byte to its last."""
         os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
+    def load(self) -> int:
+        """Its size: it is near."""
+        return self.size
+
+    def mapped(self, n_bytes: int) -> mmap.mmap | None:
+        """Its first bytes, in the address space; None where there is no room, or a file system without mappings."""
+        try:
+            return mmap.mmap(self.descriptor, n_bytes, access=mmap.ACCESS_READ)
+        except OSError:
+            return None
+
     def is_cached(self, offset: int) -> bool:
         """Whether the page at ``offset`` is in the page cache. True where the system cannot say."""
         try:
@@ -129,6 +143,33 @@ class LocalFolder:
     """A folder of files, each named by a key: its path within the folder."""
 
     path: Path
+
+    @property
+    def url(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def reach(self) -> Reach:
+        """A request is a system call."""
+        return LOCAL
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.name
+
+    def within(self, name: str) -> LocalFolder:
+        """A folder in this one."""
+        return LocalFolder(self.path / name) if name else self
+
+    def above(self) -> LocalFolder:
+        """The folder that this one is in."""
+        return LocalFolder(self.path.parent)
+
+    def through(self, gate: Gate) -> LocalFolder:
+        """The same: nobody waits for long."""
+        return self
 
     @contextlib.contextmanager
     def open(self, key: str, direct: Scratch | None = None) -> Iterator[LocalFile]:
@@ -151,6 +192,19 @@ class LocalFolder:
             yield LocalFile(path, descriptor, stat.st_size, version, direct)
         finally:
             os.close(descriptor)
+
+    def read(self, key: str) -> bytes:
+        """All of a small file.
+
+        Raises
+        ------
+        FileNotFoundError
+        """
+        return (self.path / key).read_bytes()
+
+    def read_again(self, key: str, before: bytes) -> bytes:
+        """The same."""
+        return self.read(key)
 
     def has(self, key: str) -> bool:
         """Whether there is a file of this name."""
@@ -183,6 +237,10 @@ class LocalFolder:
                     "What was written before is kept: make room and run the same call again.",
                 ) from error
             raise
+
+    def make(self) -> None:
+        """Make the folder, unless it is there."""
+        self.path.mkdir(exist_ok=True)
 
     def sync(self) -> None:
         """Put the names of the files on the disk."""

@@ -1,0 +1,431 @@
+"""How is an object store asked, and what is done when it does not answer as it should?
+
+A request that fails is made again, after a pause that doubles and is drawn at random, until one deadline for all of its tries. What
+comes is measured: a body of another length or from another place than was asked for is no answer. What cannot become better, such
+as refused credentials, is an error at once. No message has what a server or a library wrote but with all secrets struck out.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import Any, NamedTuple
+
+from swath.errors import (
+    DiskFullError,
+    OptionError,
+    StoreAccessError,
+    StoreChangedError,
+    StoreUnreachableError,
+)
+
+# One request with all its tries.
+_DEADLINE_SECONDS = 120.0
+_FIRST_PAUSE_SECONDS = 0.05
+_MOST_PAUSE_SECONDS = 5.0
+
+# Where nobody listens, or no such name is known, waiting helps less.
+_NOBODY_SECONDS = 15.0
+_NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error")
+
+# A proxy may refuse once what it lets pass the next time. Where no credentials are found, those of a virtual machine are asked for.
+_REFUSED_TRIES = 2
+_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google|IMDS|Metadata")
+
+# A server that sends nothing for so long will not; AWS advises to ask anew after some seconds rather than to wait.
+_SILENCE = timedelta(seconds=5)
+
+# An answer to a read may take this long in all.
+_LONGEST_READ = timedelta(seconds=30)
+_LONGEST_WRITE = timedelta(seconds=120)
+
+# An object that is not there may be there a moment later: a store or a proxy that has just been asked to.
+_MISSING_TRIES = 2
+
+# A large object goes in parts of this size.
+_PART_BYTES = 16 * 2**20
+
+# Objects whose version is remembered.
+_MOST_SEEN = 2**16
+
+# What may travel to other processes, and be seen. All else may be a secret: processes find theirs in their environment.
+_PUBLIC = re.compile(
+    "region|endpoint|endpoint_url|bucket|virtual_hosted_style_request|skip_signature|unsigned_payload|request_payer|account_name|"
+    "container_name|use_emulator|conditional_put|base_url|proxy_url|user_agent|allow_.*|.*timeout"
+)
+_CLIENT = re.compile("allow_.*|.*timeout|proxy_.*|user_agent|http[12]_.*|pool_.*|default_(headers|content_type)")
+_PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
+
+
+class Seen(NamedTuple):
+    """An object as it was when it was asked for last."""
+
+    etag: str
+    """Of the version; where a server has none, its time and size."""
+    size: int
+    is_strong: bool = True
+    """Whether a server compares it."""
+    version: str | None = None
+    """What some servers (Google's) go by where an object is replaced."""
+
+    @property
+    def other(self) -> Seen:
+        """A version that no object has."""
+        return self._replace(etag='"00000000000000000000000000000000"', version=self.version and "1")
+
+
+class Body(NamedTuple):
+    """What came of an object."""
+
+    content: memoryview
+    seen: Seen
+
+
+class VersionError(StoreChangedError):
+    """Another object has taken the name of one that was being read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Options:
+    """Options of a user, some of them secret."""
+
+    given: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<{len(self.given)} options>"
+
+    @property
+    def public(self) -> tuple[tuple[str, Any], ...]:
+        """Those that anybody may see."""
+        return tuple(sorted((k, v) for k, v in self.given.items() if _PUBLIC.fullmatch(_bare(k))))
+
+    def redacted(self, text: str) -> str:
+        """A text without what is secret."""
+        own = [v for k, v in self.given.items() if not _PUBLIC.fullmatch(_bare(k))]
+        environment = [v for k, v in os.environ.items() if re.search("KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL", k)]
+        for value in filter(lambda v: isinstance(v, str) and len(v) > 3, [*own, *environment]):
+            text = text.replace(value, "***")
+        return re.sub(r"(?i)(sig|signature|token|key|credential)=[^&\s\"]+", r"\1=***", text)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Connection:
+    """A root in an object store, and how it is asked. Another process that gets it finds credentials in its own environment."""
+
+    root: str
+    """Such as ``s3://bucket/folder``."""
+    options: _Options
+    _seen: dict[str, Seen] = field(default_factory=dict, repr=False)
+    _texts: dict[str, tuple[Seen, bytes]] = field(default_factory=dict, repr=False)
+    _stores: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def to(cls, root: str, options: Mapping[str, Any] | None) -> Connection:
+        """A connection, with nothing asked yet.
+
+        Raises
+        ------
+        OptionError
+            Options that the store does not know.
+        """
+        connection = cls(root, _Options(dict(options or {})))
+        connection._store(writing=False)
+        return connection
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Connection.to, (self.root, dict(self.options.public))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Connection) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.root, tuple((k, str(v)) for k, v in self.options.public)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether objects can only be read: by plain HTTP."""
+        return self.root.startswith("http")
+
+    def client(self) -> Any:
+        """What obstore reads it by."""
+        return self._store(writing=False)
+
+    def url_of(self, path: str) -> str:
+        """An object, as messages name it."""
+        return f"{self.root}/{path}"
+
+    def seen(self, path: str) -> Seen | None:
+        """The object as it was met last."""
+        return self._seen.get(path)
+
+    def forget(self, path: str) -> None:
+        """Take whatever is there next."""
+        self._seen.pop(path, None)
+
+    def get(self, path: str, begin: int = 0, end: int | None = None) -> Body:
+        """Bytes ``[begin, end)`` of an object, or as many as it has; of the version that was met last.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        VersionError
+            Another has taken its place.
+        StoreAccessError, StoreUnreachableError
+        """
+        import obstore
+
+        seen = self._seen.get(path)
+        if seen is not None and end is not None and begin >= seen.size:
+            return Body(memoryview(b""), seen)
+        options: Any = {} if end is None else {"range": (begin, end)}
+        if seen is not None and seen.is_strong:
+            options["if_match"] = seen.etag
+
+        def ask() -> Body:
+            try:
+                result = obstore.get(self._store(writing=False), path, options=options)
+                meta, (a, b) = result.meta, result.range
+                now = _seen_of(meta)
+                if seen is not None and now != seen:
+                    raise self._replaced(path)
+                content = memoryview(result.bytes()).cast("B")
+            except obstore.exceptions.PreconditionError:
+                raise self._replaced(path) from None
+            wanted = (begin, now.size if end is None else min(end, now.size))
+            if (a, b) != wanted or len(content) != b - a:
+                raise _NoAnswerError(f"bytes {a} to {b} ({len(content)}) came for {wanted[0]} to {wanted[1]}")
+            return Body(content, now)
+
+        body = self._asked(path, ask, missing_tries=_MISSING_TRIES)
+        if seen is None:
+            while len(self._seen) >= _MOST_SEEN:
+                self._seen.pop(next(iter(tuple(self._seen))), None)
+            self._seen[path] = body.seen
+        return body
+
+    def _replaced(self, path: str) -> VersionError:
+        self.forget(path)
+        return VersionError(f"{self.url_of(path)} was replaced while it was read. Open it again.")
+
+    def read(self, path: str, before: bytes | None = None) -> bytes:
+        """All of a small object, as it is now; ``before`` is not transferred again if it is what was read last.
+
+        Errors are those of `get`.
+        """
+        import obstore
+
+        seen, last = self._texts.get(path, (None, None))
+        if seen is None or before is None or before != last or not seen.is_strong:
+            seen = None
+        options: Any = {} if seen is None else {"if_none_match": seen.etag}
+
+        def ask() -> tuple[Seen, bytes] | None:
+            try:
+                result = obstore.get(self._store(writing=False), path, options=options)
+                content, meta = bytes(result.bytes()), result.meta
+            except obstore.exceptions.NotModifiedError:
+                return None
+            if len(content) != meta["size"]:
+                raise _NoAnswerError(f"{len(content)} bytes came of {meta['size']}")
+            return _seen_of(meta), content
+
+        answer = self._asked(path, ask, missing_tries=_MISSING_TRIES)
+        if answer is None:
+            assert before is not None
+            return before
+        self._texts[path] = answer
+        self._seen[path] = answer[0]
+        return answer[1]
+
+    def head(self, path: str) -> Seen:
+        """What an object is; errors as of `get`."""
+        import obstore
+
+        return self._asked(path, lambda: _seen_of(obstore.head(self._store(writing=False), path)), missing_tries=1)
+
+    def put(self, path: str, content: memoryview | bytes, *, onto: Seen | bool | None = True) -> Seen | None:
+        """Write an object whole. What it is then, or None where another stands in its place.
+
+        ``onto`` says what may stand there: True for anything, None for nothing, or one version.
+
+        Raises
+        ------
+        DiskFullError, StoreAccessError, StoreUnreachableError
+        """
+        import obstore
+
+        mode: Any = "overwrite" if onto is True else "create" if onto is None else None
+        if isinstance(onto, Seen):
+            mode = {"e_tag": onto.etag, "version": onto.version}
+        lost = False
+
+        def ask() -> Seen | None:
+            nonlocal lost
+            try:
+                result = obstore.put(
+                    self._store(writing=True),
+                    path,
+                    content,
+                    mode=mode,
+                    use_multipart=None if onto is True else False,
+                    chunk_size=_PART_BYTES,
+                )
+            except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
+                # An answer may have been lost of a try that was carried out: then what stands there is this.
+                return self._own(path, content) if lost else None
+            except FileNotFoundError:
+                if isinstance(onto, Seen):
+                    return None
+                raise
+            except Exception:
+                lost = True
+                raise
+            return Seen(result["e_tag"] or "", len(content), result["e_tag"] is not None, result["version"])
+
+        self.forget(path)
+        try:
+            return self._asked(path, ask, missing_tries=1)
+        except FileNotFoundError:
+            raise StoreAccessError(
+                f"{self.url_of(path)} cannot be written: there is no bucket or container of this name. Make it, or check the URL."
+            ) from None
+
+    def _own(self, path: str, content: memoryview | bytes) -> Seen | None:
+        return self._seen[path] if self.read(path) == content else None
+
+    def delete(self, path: str) -> None:
+        """Remove an object; nothing if there is none."""
+        import obstore
+
+        def ask() -> None:
+            try:
+                obstore.delete(self._store(writing=True), path)
+            except FileNotFoundError:
+                return
+
+        self.forget(path)
+        self._asked(path, ask, missing_tries=1)
+
+    def _asked[T](self, path: str, ask: Callable[[], T], *, missing_tries: int) -> T:
+        """The answer to a request, which is made again while that may help."""
+        import obstore
+
+        begun = time.monotonic()
+        pause = _FIRST_PAUSE_SECONDS
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return ask()
+            except FileNotFoundError:
+                if tries >= missing_tries:
+                    raise FileNotFoundError(f"There is no {self.url_of(path)}") from None
+            except (obstore.exceptions.BaseError, _NoAnswerError) as error:
+                told = self._told(error)
+                if _is_full(told):
+                    raise DiskFullError(f"There is no room for {self.url_of(path)} ({told}). Make room.") from None
+                if _is_refused(error, told) and tries >= _REFUSED_TRIES:
+                    raise StoreAccessError(
+                        f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint, in the environment or in storage_options."
+                    ) from None
+                most = _NOBODY_SECONDS if _NOBODY.search(told) else _DEADLINE_SECONDS
+                if time.monotonic() + pause > begun + most:
+                    raise StoreUnreachableError(
+                        f"{self.url_of(path)} gave no sound answer to {tries} tries in {most:.0f} s ({told}). "
+                        "Check the network and the server, and call again."
+                    ) from None
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, _MOST_PAUSE_SECONDS)
+
+    def _told(self, error: BaseException) -> str:
+        """The first line of an error, and what a status says, without secrets."""
+        text = str(error)
+        status = re.search(r"status: (\d{3})", text)
+        first = text.partition("\n")[0][:300]
+        return self.options.redacted(f"{first}, HTTP {status[1]}" if status and status[1] not in first else first)
+
+    def _store(self, *, writing: bool) -> Any:
+        """The client of this process, which is made when it is first needed."""
+        if _client_process() != os.getpid():
+            raise StoreUnreachableError(
+                f"{self.root} cannot be read in a process that was forked after its parent had used an object store. "
+                "Start processes with 'spawn' or 'forkserver'."
+            )
+        key = os.getpid(), writing
+        if key not in self._stores:
+            self._stores[key] = self._make_store(writing)
+        return self._stores[key]
+
+    def _make_store(self, writing: bool) -> Any:
+        import obstore.store
+
+        given = self.options.given
+        client: Any = {k: v for k, v in given.items() if _CLIENT.fullmatch(k)}
+        client.setdefault("timeout", _LONGEST_WRITE if writing else _LONGEST_READ)
+        if not writing:
+            client.setdefault("read_timeout", _SILENCE)
+        if self.root.startswith("http://"):
+            client["allow_http"] = True
+        config: Any = {k: v for k, v in given.items() if not _CLIENT.fullmatch(k) and k != "credential_provider"}
+        extra: Any = {k: v for k, v in given.items() if k == "credential_provider"}
+        try:
+            return obstore.store.from_url(
+                self.root, config=config, client_options=client, retry_config={"max_retries": 0}, **extra
+            )
+        except BaseException as error:  # a panic of its runtime is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise OptionError(
+                f"No store can be made of {self.root} with the options {sorted(given)} ({self._told(error)}). "
+                "Give those of obstore for this kind of store."
+            ) from None
+
+
+def _is_refused(error: BaseException, told: str) -> bool:
+    """Whether asking again will not help."""
+    import obstore
+
+    kinds = obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError
+    status = re.search(r"status(?: code)?: (4\d\d)", told)
+    again = status is not None and status[1] in ("408", "409", "416", "425", "429")
+    return isinstance(error, kinds) or (status is not None and not again) or _NO_CREDENTIALS.search(told) is not None
+
+
+def _is_full(told: str) -> bool:
+    return re.search(r"\b507\b|InsufficientStorage|QuotaExceeded", told) is not None
+
+
+class _NoAnswerError(Exception):
+    """What came is not what was asked for."""
+
+
+@cache
+def _client_process() -> int:
+    """The process in which a client was made first: its threads do not survive a fork, and who waits for them hangs."""
+    return os.getpid()
+
+
+def _seen_of(meta: Any) -> Seen:
+    etag = meta["e_tag"]
+    if etag is None:
+        return Seen(f"{meta['last_modified']} {meta['size']}", meta["size"], False)
+    # A weak one is not compared by servers, but tells as much.
+    return Seen(etag, meta["size"], not etag.startswith("W/"), meta["version"])
+
+
+def _bare(key: str) -> str:
+    key = key.lower()
+    for prefix in _PREFIXES:
+        key = key.removeprefix(prefix)
+    return key

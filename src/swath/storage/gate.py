@@ -1,0 +1,90 @@
+"""Threads that wait for a server can be left behind, without touching what their caller has taken back.
+
+A request cannot be called back once it is sent, and a server may take long to answer. Whoever is interrupted shuts the gate: he
+waits for threads that work on his memory, for some milliseconds, and not for those that wait for a server, which end when they
+find the gate shut. They are daemons, so that the process may end before they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+_POLL_SECONDS = 0.001
+
+
+class GateShutError(Exception):
+    """The call that this thread worked for is over."""
+
+
+class Gate:
+    """Counts the threads that may touch the caller's memory."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._is_shut = False
+
+    def enter(self) -> None:
+        """Go on; a `GateShutError` if that is not wanted any more."""
+        with self._lock:
+            if self._is_shut:
+                raise GateShutError
+            self._inside += 1
+
+    def leave(self) -> None:
+        """Touch nothing from here on."""
+        with self._lock:
+            self._inside -= 1
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """A thread that is inside waits for others meanwhile."""
+        self.leave()
+        try:
+            yield
+        except BaseException:
+            self.enter()
+            raise
+        self.enter()
+
+    def shut(self) -> None:
+        """Return when no thread is inside, and none can come."""
+        with self._lock:
+            self._is_shut = True
+        while self._inside:
+            time.sleep(_POLL_SECONDS)
+
+
+def run_threads(work: Callable[[], None], n: int, gate: Gate) -> None:
+    """Run ``work`` in ``n`` threads, through ``gate``, until all are done or one has failed, whose error this raises."""
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            gate.enter()
+        except GateShutError:
+            return
+        try:
+            work()
+        except GateShutError:  # it is not inside
+            return
+        except BaseException as error:
+            gate.leave()
+            ended.put(error)
+        else:
+            gate.leave()
+            ended.put(None)
+
+    try:
+        for k in range(n):
+            threading.Thread(target=run, daemon=True, name=f"swath-remote-{k}").start()
+        for _ in range(n):
+            error = ended.get()
+            if error is not None:
+                raise error
+    finally:
+        gate.shut()

@@ -1,0 +1,179 @@
+"""Byte ranges of objects into the caller's buffers, and objects that appear whole.
+
+Each object is read as the version that was met first: where another takes its place, the server refuses the next range
+(``If-Match``), so that two versions are never spliced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from swath.plan import REMOTE, Reach
+from swath.storage.connection import Connection, Seen
+from swath.storage.gate import Gate
+from swath.storage.local import Buffer, Scratch
+
+
+@dataclass(slots=True)
+class ObjectFile:
+    """An object. Threads may share it."""
+
+    connection: Connection
+    key: str
+    gate: Gate | None
+    _whole: Buffer | None = None
+
+    @property
+    def path(self) -> str:
+        """Its URL."""
+        return self.connection.url_of(self.key)
+
+    @property
+    def size(self) -> int:
+        """Its bytes; a request if nothing of it was read yet."""
+        seen = self.connection.seen(self.key)
+        if seen is None:
+            with self._away():
+                seen = self.connection.head(self.key)
+        return seen.size
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Its ETag, once something of it was read."""
+        seen = self.connection.seen(self.key)
+        return () if seen is None else (self.key, *seen)
+
+    def read_into(self, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
+        """Fill ``buffers``, of ``n_bytes`` together, in order from ``offset``; return how many bytes there were."""
+        content = self._whole[offset : offset + n_bytes] if self._whole is not None else self._fetch(offset, n_bytes)
+        at = 0
+        for buffer in buffers:
+            size = min(len(buffer), len(content) - at)
+            if size <= 0:
+                break
+            # By numpy, which lets other threads run meanwhile.
+            np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(content, np.uint8, size, at)
+            at += size
+        return len(content)
+
+    def _fetch(self, offset: int, n_bytes: int) -> Buffer:
+        with self._away():
+            return self.connection.get(self.key, offset, offset + n_bytes).content
+
+    def load(self) -> int:
+        """Fetch all of it, and keep it."""
+        if self._whole is None:
+            with self._away():
+                self._whole = self.connection.get(self.key).content
+        return len(self._whole)
+
+    def read_ahead(self) -> None:
+        """Nothing: each range is a request of its own."""
+
+    def is_cached(self, offset: int) -> bool:
+        """It is far away."""
+        return False
+
+    def mapped(self, n_bytes: int) -> mmap.mmap | None:
+        """It is no file."""
+        return None
+
+    def _away(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.gate is None else self.gate.away()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFolder:
+    """Objects whose keys begin alike."""
+
+    connection: Connection
+    prefix: str
+    gate: Gate | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ObjectFolder, (self.connection, self.prefix)
+
+    @property
+    def url(self) -> str:
+        """Where it is, without options."""
+        return self.connection.url_of(self.prefix) if self.prefix else self.connection.root
+
+    @property
+    def reach(self) -> Reach:
+        """A request takes some tens of milliseconds."""
+        return REMOTE
+
+    @property
+    def name(self) -> str:
+        """The last part of its prefix."""
+        return self.prefix.rpartition("/")[2]
+
+    def within(self, name: str) -> ObjectFolder:
+        """A folder in this one."""
+        return replace(self, prefix=self.key_of(name)) if name else self
+
+    def above(self) -> ObjectFolder:
+        """The folder that this one is in; the root is in itself."""
+        return replace(self, prefix=self.prefix.rpartition("/")[0])
+
+    def through(self, gate: Gate) -> ObjectFolder:
+        """The same for threads that may be left behind."""
+        return replace(self, gate=gate)
+
+    def key_of(self, name: str) -> str:
+        """The key of an object in it."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    @contextlib.contextmanager
+    def open(self, key: str, direct: Scratch | None = None) -> Iterator[ObjectFile]:
+        """An object; that it is not there shows when it is read."""
+        yield ObjectFile(self.connection, self.key_of(key), self.gate)
+
+    def read(self, key: str) -> bytes:
+        """All of a small object, as it is now."""
+        return self.connection.read(self.key_of(key))
+
+    def read_again(self, key: str, before: bytes) -> bytes:
+        """The same, by a request that transfers nothing if it is as it was when it was read last."""
+        return self.connection.read(self.key_of(key), before)
+
+    def has(self, key: str) -> bool:
+        """Whether there is an object of this name."""
+        try:
+            self.connection.head(self.key_of(key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def put(self, key: str, buffers: Sequence[Buffer]) -> None:
+        """Write one object."""
+        content = buffers[0] if len(buffers) == 1 else memoryview(b"".join(buffers))
+        with contextlib.nullcontext() if self.gate is None else self.gate.away():
+            self.connection.put(self.key_of(key), content)
+
+    def make(self) -> None:
+        """Nothing: keys need no folder."""
+
+    def seen(self, key: str) -> Seen | None:
+        """The version of an object as it was met last."""
+        return self.connection.seen(self.key_of(key))
+
+    def commit(self, key: str, content: bytes, base: Seen | None) -> bool:
+        """Write an object in the place of one version, or of none; False if something else stands there."""
+        return self.connection.put(self.key_of(key), content, onto=base) is not None
+
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        self.connection.delete(self.key_of(key))
+
+    def sync(self) -> None:
+        """Nothing: what a store has answered for is safe."""
+
+    def remove_temporaries(self) -> None:
+        """Nothing: an object appears when it is whole."""

@@ -1,0 +1,75 @@
+"""Which folder does a path, or a URL, name?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from swath.errors import OptionError
+from swath.storage.connection import Connection
+from swath.storage.folder import Folder
+from swath.storage.local import LocalFolder
+from swath.storage.objects import ObjectFolder
+from swath.storage.zarr_store import is_zarr_store, zarr_store_folder
+
+# Those that obstore knows.
+_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https")
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """The folder or file that ``url`` names.
+
+    Raises
+    ------
+    OptionError
+        It is no path.
+    """
+    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
+        raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
+    path = Path(os.path.abspath(Path(url).expanduser()))
+    # A rename would replace a link, and not the folder that it stands for.
+    return path.resolve() if path.is_symlink() else path
+
+
+def is_remote(url: object) -> bool:
+    """Whether ``url`` is a text that names a place in an object store, or behind one."""
+    return isinstance(url, str) and "://" in url and url.partition("://")[0].lower() in _SCHEMES
+
+
+def place_of(url: Any, storage_options: Mapping[str, Any] | None = None) -> Folder:
+    """The folder that ``url`` names: a path, ``s3://``, ``gs://``, ``az://``, or ``http(s)://``, which can only be read.
+
+    A store of zarr-python, or a mapping of fsspec, is a folder that can only be read too.
+
+    Raises
+    ------
+    OptionError
+        It is no such place, or ``storage_options`` mean nothing there.
+    """
+    if is_zarr_store(url):
+        if storage_options:
+            raise OptionError("A store of zarr-python has options of its own. Leave out storage_options.")
+        return zarr_store_folder(url)
+    if not is_remote(url):
+        folder = LocalFolder(local_path(url))
+        if storage_options:
+            raise OptionError(f"{folder.url} is a local path, for which storage_options mean nothing. Leave them out.")
+        return folder
+    assert isinstance(url, str)
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise OptionError(f"storage_options is a {type(storage_options).__name__}. Give a mapping of names to values.")
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise OptionError(
+            f"The URL {parts.scheme}://{parts.hostname}{parts.path} has more than a place. "
+            "Give credentials in the environment, or in storage_options."
+        )
+    if not parts.netloc or "\0" in url or any(part in (".", "..") for part in parts.path.split("/")):
+        raise OptionError(f"{url!r} names no place in a store. Give a URL such as 's3://bucket/folder'.")
+    # The store begins one folder above, where the metadata of a group may be.
+    folder_above, _, name = parts.path.strip("/").rpartition("/")
+    root = f"{parts.scheme}://{parts.netloc}" + (f"/{folder_above}" if folder_above else "")
+    return ObjectFolder(Connection.to(root, storage_options), name)
