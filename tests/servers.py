@@ -1,0 +1,159 @@
+"""Object stores that really run, on loopback, in processes of their own which end with the tests however those end."""
+
+import contextlib
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from obstore.store import ObjectStore, from_url
+
+# Killed by the kernel when the tests are, even by SIGKILL; one that the tests left between fork and prctl ends itself.
+_LAUNCH = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("whoever started this is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    name: str
+    url: str
+    """The root to write stores under."""
+    storage_options: dict[str, str | bool]
+    """Configuration keys of obstore, and ``allow_http``, which obstore wants among its client options: it panics elsewhere."""
+    keeps_conditions: bool
+    """Whether a PUT that was to create, or to replace one version, is refused where it may not."""
+    port: int
+
+    def store(self, prefix: str = "", **retries: Any) -> ObjectStore:
+        """This server as obstore sees it, for tests that look into it themselves."""
+        config = dict(self.storage_options)
+        client: Any = {"allow_http": config.pop("allow_http")}
+        url = f"{self.url}/{prefix}" if prefix else self.url
+        store: Any = from_url  # its overloads go by the literal scheme
+        return cast("ObjectStore", store(url, config=config or None, client_options=client, **retries))
+
+    def behind(self, port: int) -> "Server":
+        """The same server, reached by another port (a proxy's)."""
+        here, there = f"127.0.0.1:{self.port}", f"127.0.0.1:{port}"
+        options = {
+            key: value.replace(here, there) if isinstance(value, str) else value
+            for key, value in self.storage_options.items()
+        }
+        return replace(self, url=self.url.replace(here, there), storage_options=options, port=port)
+
+
+@contextlib.contextmanager
+def serve(name: str, folder: Path) -> Iterator[Server]:
+    """The server of this name; ``folder`` is empty, or not there, and its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _SERVERS[name](folder) as server:
+        yield server
+
+
+def free_port() -> int:
+    """A port that nobody had a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def child(command: Sequence[str], port: int, log: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
+    """A process that answers HTTP on a port, until the end of the block."""
+    launch = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *command]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            launch,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
+            cwd=log.parent,
+        )
+    try:
+        _wait_until_it_answers(process, port, log)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                break
+        except urllib.error.HTTPError as error:
+            error.close()  # any answer is one
+            break
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{process.args!r} does not answer: {log.read_text(errors='replace')}") from None
+            time.sleep(0.05)
+    if process.poll() is not None:
+        raise AssertionError(f"something else answers on port {port}: {log.read_text(errors='replace')}")
+
+
+def _request(method: str, url: str, body: bytes = b"", **headers: str) -> None:
+    """A request that has to succeed."""
+    request = urllib.request.Request(
+        url, body, {key.replace("_", "-"): value for key, value in headers.items()}, method=method
+    )
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+
+
+def _missing(what: str, how: str) -> None:
+    """Without it the tests fail where all must run, and are skipped elsewhere."""
+    reason = f"{what} is not installed: {how}"
+    if os.environ.get("CI") or os.environ.get("NOX_CURRENT_SESSION"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _needs(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        _missing(package, "pip install --group test")
+
+
+@contextlib.contextmanager
+def _moto(folder: Path) -> Iterator[Server]:
+    """S3 with all conditions; it takes any key."""
+    _needs("moto")
+    port = free_port()
+    with child([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, folder / "log"):
+        _request("PUT", f"http://127.0.0.1:{port}/bucket")
+        yield Server("moto", "s3://bucket", _s3_options(port), keeps_conditions=True, port=port)
+
+
+def _s3_options(port: int) -> dict[str, str | bool]:
+    return {
+        "endpoint": f"http://127.0.0.1:{port}",
+        "access_key_id": "swath",
+        "secret_access_key": "a-secret-of-the-tests",
+        "region": "us-east-1",
+        "allow_http": True,
+        "virtual_hosted_style_request": False,
+    }
+
+
+_SERVERS = {"moto": _moto}
+NAMES = tuple(_SERVERS)
