@@ -1,6 +1,11 @@
 """Object stores that really run, on loopback, in processes of their own which end with the tests however those end."""
 
+import base64
 import contextlib
+import email.utils
+import hashlib
+import hmac
+import http.client
 import importlib.util
 import os
 import socket
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from install_servers import azurite, node
 from obstore.store import ObjectStore, from_url
 
 # Killed by the kernel when the tests are, even by SIGKILL; one that the tests left between fork and prctl ends itself.
@@ -26,6 +32,8 @@ if os.getppid() != int(sys.argv[1]):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 _PATIENCE_S = 60.0
+_ACCOUNT = "swath"
+_SECRET = "a-secret-of-the-tests"
 _HOW = "pip install --group servers"
 
 
@@ -113,13 +121,13 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Pat
         raise AssertionError(f"something else answers on port {port}: {log.read_text(errors='replace')}")
 
 
-def _request(method: str, url: str, body: bytes = b"", **headers: str) -> None:
+def _request(port: int, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
     """A request that has to succeed."""
-    request = urllib.request.Request(
-        url, body, {key.replace("_", "-"): value for key, value in headers.items()}, method=method
-    )
-    with urllib.request.urlopen(request, timeout=30):
-        pass
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(method, target, body, headers or {})
+        answer = connection.getresponse()
+        assert answer.status < 300, answer.read()
 
 
 def _missing(what: str, how: str) -> None:
@@ -141,15 +149,15 @@ def _moto(folder: Path) -> Iterator[Server]:
     _needs("moto")
     port = free_port()
     with child([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, folder / "log"):
-        _request("PUT", f"http://127.0.0.1:{port}/bucket")
+        _request(port, "PUT", "/bucket")
         yield Server("moto", "s3://bucket", _s3_options(port), keeps_conditions=True, port=port)
 
 
 def _s3_options(port: int) -> dict[str, str | bool]:
     return {
         "endpoint": f"http://127.0.0.1:{port}",
-        "access_key_id": "swath",
-        "secret_access_key": "a-secret-of-the-tests",
+        "access_key_id": _ACCOUNT,
+        "secret_access_key": _SECRET,
         "region": "us-east-1",
         "allow_http": True,
         "virtual_hosted_style_request": False,
@@ -178,6 +186,38 @@ def _nanio(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def _azurite(folder: Path) -> Iterator[Server]:
+    """Azure, by its vendor's own emulator."""
+    if not (node().exists() and azurite().exists()):
+        _missing("Azurite", f"{_HOW}, then python tests/install_servers.py")
+    port = free_port()
+    options: dict[str, str | bool] = {
+        "endpoint": f"http://127.0.0.1:{port}/{_ACCOUNT}",
+        "account_name": _ACCOUNT,
+        "account_key": base64.b64encode(_SECRET.encode()).decode(),
+        "allow_http": True,
+    }
+    command = [
+        str(node()),
+        str(azurite()),
+        "--blobPort",
+        str(port),
+        "--skipApiVersionCheck",
+        "--disableTelemetry",
+        "--silent",
+    ]
+    accounts = {"AZURITE_ACCOUNTS": f"{_ACCOUNT}:{options['account_key']}"}
+    with child([*command, "--inMemoryPersistence"], port, folder / "log", accounts):
+        headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        named = "".join(f"{key}:{value}\n" for key, value in headers.items())
+        signed = "PUT" + "\n" * 12 + named + f"/{_ACCOUNT}/{_ACCOUNT}/container\nrestype:container"
+        signature = base64.b64encode(hmac.digest(_SECRET.encode(), signed.encode(), hashlib.sha256)).decode()
+        headers["Authorization"] = f"SharedKey {_ACCOUNT}:{signature}"
+        _request(port, "PUT", f"/{_ACCOUNT}/container?restype=container", headers=headers)
+        yield Server("azurite", "az://container", options, keeps_conditions=True, port=port)
+
+
+@contextlib.contextmanager
 def _caddy(folder: Path) -> Iterator[Server]:
     """HTTP, read only, with ranges: what lies in ``folder / "files"``."""
     caddy = Path(sys.executable).with_name("caddy")
@@ -202,5 +242,5 @@ http://127.0.0.1:{port} {{
 }}
 """
 
-_SERVERS = {"moto": _moto, "nanio": _nanio, "caddy": _caddy}
+_SERVERS = {"moto": _moto, "nanio": _nanio, "azurite": _azurite, "caddy": _caddy}
 NAMES = tuple(_SERVERS)
