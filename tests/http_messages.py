@@ -1,10 +1,12 @@
 """Requests and answers of HTTP/1.1 as they pass through a proxy: a head, and a body in pieces."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 PIECE = 256 * 1024
+IDLE_S = 2.0  # servers end connections that do nothing for 5 s and longer; a request must not meet that
 
 
 class Head(NamedTuple):
@@ -81,3 +83,31 @@ async def nothing() -> AsyncIterator[bytes]:
 async def in_pieces(whole: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(whole), PIECE):
         yield whole[start : start + PIECE]
+
+
+class Upstream:
+    """The connection to the server that goes with one of a client."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.used_at = -math.inf
+        self.reader: asyncio.StreamReader | None = None
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        now = asyncio.get_running_loop().time()
+        if self.reader is None or self.writer is None or self.reader.at_eof() or now - self.used_at > IDLE_S:
+            self.close()
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=PIECE)
+        return self.reader, self.writer
+
+    def used(self, *, ends: bool) -> None:
+        """An exchange is over; ``ends`` if the server goes away after it."""
+        self.used_at = asyncio.get_running_loop().time()
+        if ends:
+            self.close()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.transport.abort()
+        self.reader = self.writer = None

