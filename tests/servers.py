@@ -149,9 +149,30 @@ def _moto(folder: Path) -> Iterator[Server]:
     """S3 with all conditions; it takes any key."""
     _needs("moto")
     port = free_port()
-    with child([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, folder / "log"):
+    with child([sys.executable, "-c", _MOTO, str(port)], port, folder / "log"):
         _request(port, "PUT", "/bucket")
         yield Server("moto", "s3://bucket", _s3_options(port), keeps_conditions=True, port=port)
+
+
+# moto looks at a condition and then writes, and its threads may do so at once: here writes come one after another.
+_MOTO = """
+import io, sys, threading
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+from werkzeug.wsgi import get_input_stream
+
+moto = DomainDispatcherApplication(create_backend_app)
+writing = threading.Lock()
+
+def application(environ, start_response):
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return moto(environ, start_response)
+    environ["wsgi.input"] = io.BytesIO(get_input_stream(environ).read())
+    with writing:
+        return moto(environ, start_response)
+
+run_simple("127.0.0.1", int(sys.argv[1]), application, threaded=True, request_handler=MotoRequestHandler)
+"""
 
 
 def _s3_options(port: int) -> dict[str, str | bool]:
