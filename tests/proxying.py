@@ -64,6 +64,8 @@ class _Faults:
 
     def choose(self, method: str, target: str, wanted: str) -> _Chosen | None:
         settings = self.settings
+        if not settings.faults:
+            return None
         # The rest of a range, asked for when the connection broke, has the same end.
         key = method, target, wanted.partition("-")[2]
         times = self.times[key] = self.times.get(key, 0) + 1

@@ -314,5 +314,5 @@ def test_bandwidth_is_shared(proxy: Proxy, at_once: int) -> None:
 
 
 def test_an_unknown_fault_is_no_fault(proxy: Proxy) -> None:
-    with pytest.raises(AssertionError, match="no faults of this proxy: .*flop"):
+    with pytest.raises(AssertionError, match=r"no faults of this proxy: .*flop"):
         proxy.set(faults=["flop"])
