@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,11 +28,11 @@ a Content-Range and a body that begin one byte later; one bit of the body; anoth
 DELAYS = ("stall", "drip")
 """Nothing for some seconds; half of the body, and the rest over these seconds."""
 
-LOST_REPLY = "lost_reply"
-"""The server did what was asked for, and the connection is reset before it says so."""
+AFTERWARDS = ("lost_reply", "late_500")
+"""The server did what was asked for; then the connection is reset before it says so, or the answer is 500."""
 
 READ_FAULTS = (*ANSWERS, *CUTS, *LIES, *DELAYS)
-WRITE_FAULTS = ("503", "429", "500", "reset", "stall", LOST_REPLY)
+WRITE_FAULTS = ("503", "429", "500", "reset", "stall", *AFTERWARDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,15 @@ class Proxy:
     port: int
 
     def __init__(self, upstream: int) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
 
     def __enter__(self) -> Self:
-        command = [sys.executable, str(Path(__file__).with_name("proxying.py")), str(self._upstream)]
+        command = [sys.executable, str(Path(__file__).with_name("proxying.py")), str(self.upstream)]
+        self._complaints = tempfile.TemporaryFile("w+")
         # Its input ends when whoever started it does, and then it ends too.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True
+        )
         self.port = int(self._answer())
         return self
 
@@ -99,6 +103,10 @@ class Proxy:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+        with self._complaints as complaints:
+            complaints.seek(0)
+            said = complaints.read()
+        assert error or not said, said
 
     def set(
         self,

@@ -31,9 +31,10 @@ class Door:
             while True:
                 await self._exchange(reader, writer, upstream)
         except (OSError, asyncio.IncompleteReadError):
-            writer.close()
+            pass  # one of them has no more to say
         finally:
             upstream.close()
+            writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: Upstream) -> None:
         request = await read_head(reader)

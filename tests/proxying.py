@@ -4,6 +4,7 @@ What passes through unharmed is never kept whole, and is copied in pieces; what 
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ _STATUS = {
     "503": b"503 Slow Down",
     "429": b"429 Too Many Requests",
     "500": b"500 Internal Server Error",
+    "late_500": b"500 Internal Server Error",
     "404": b"404 Not Found",
     "error_body": b"200 OK",
 }
@@ -94,7 +96,7 @@ def _fits(fault: str, method: str, wanted: str, times: int) -> bool:
             return method in ("GET", "HEAD")
         case "ignored_range" | "wrong_range":
             return method == "GET" and bool(wanted)
-        case "lost_reply":
+        case "lost_reply" | "late_500":
             return method in ("PUT", "POST", "DELETE", "PATCH")
         case _:
             return method == "GET"
@@ -140,15 +142,16 @@ class Proxying:
                     await self._exchange(request, reader, writer, upstream)
                 finally:
                     self.under_way -= 1
-            writer.close()
-        except asyncio.IncompleteReadError:  # the client has no more requests
-            writer.close()
-        except (OSError, ValueError):  # a cut, or what is no HTTP
+        except asyncio.IncompleteReadError:
+            pass  # the client has no more requests
+        except OSError:  # a cut
             linger = struct.pack("ii", 1, 0)  # closed now, by a reset
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            with contextlib.suppress(OSError):  # the client has closed it
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
         finally:
             upstream.close()
+            writer.close()
 
     async def _exchange(
         self, request: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: Upstream
@@ -202,6 +205,8 @@ class Proxying:
         match chosen.fault:
             case "lost_reply":
                 raise _Cut
+            case "late_500":
+                return _refusal(chosen, seen[0])
             case "reset_before_body" | "reset_in_body":
                 writer.transport.set_write_buffer_limits(0)
                 await send(writer, answer, in_pieces(whole[: half * (chosen.fault == "reset_in_body")]))
@@ -259,7 +264,7 @@ class Proxying:
 def _fits_answer(fault: str, answer: Head, whole: bytes) -> bool:
     status = answer.first.split(b" ", 2)[1]
     match fault:
-        case "lost_reply" | "stall":
+        case "lost_reply" | "late_500" | "stall":
             return True
         case "etag":
             return bool(answer.get(b"etag"))

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fault_proxy import READ_FAULTS, WRITE_FAULTS, Proxy
+from fault_proxy import AFTERWARDS, READ_FAULTS, WRITE_FAULTS, Proxy
 from servers import serve
 
 CONTENT = bytes(range(250)) * 4
@@ -243,16 +244,52 @@ def test_a_slow_drip(proxy: Proxy) -> None:
         assert time.monotonic() - begin >= 0.5 > half
 
 
-def test_a_reply_that_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", AFTERWARDS)
+def test_what_was_done_though_the_answer_does_not_say_so(tmp_path: Path, fault: str) -> None:
+    signed = {
+        "Authorization": "AWS4-HMAC-SHA256 Credential=swath/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+    }
     with serve("moto", tmp_path) as server, Proxy(server.port) as proxy:
-        proxy.set(faults=["lost_reply"], share=1, methods=["PUT"])
-        signed = {
-            "Authorization": "AWS4-HMAC-SHA256 Credential=swath/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-        }
-        with pytest.raises(ConnectionResetError):
-            ask(proxy.port, "PUT", "/bucket/key", signed, CONTENT)
-        assert proxy.counts().faults == {"lost_reply": 1}
+        proxy.set(faults=[fault], share=1, methods=["PUT"])
+        if fault == "lost_reply":
+            with pytest.raises(ConnectionResetError):
+                ask(proxy.port, "PUT", "/bucket/key", signed, CONTENT)
+        else:
+            assert ask(proxy.port, "PUT", "/bucket/key", signed, CONTENT).status == 500
+        assert proxy.counts().faults == {fault: 1}
         assert ask(proxy.port, "GET", "/bucket/key", signed).content == CONTENT
+
+
+def test_a_client_that_waits_before_it_sends_is_told_to_go_on(framing: Proxy) -> None:
+    framing.set()
+    with socket.create_connection(("127.0.0.1", framing.port), timeout=10) as client:
+        client.sendall(b"PUT /chunks HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"abc")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_may_go_away(files: Proxy) -> None:
+    with Proxy(files.upstream) as proxy:
+        for faults in ([], ["ignored_range"], ["stall"], ["drip"], ["reset_in_body"]):
+            proxy.set(faults=faults, share=1, stall_s=0.2)
+            with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+                client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\nRange: bytes=0-8000000\r\n\r\n")
+                client.recv(1)
+        time.sleep(0.5)
+        proxy.set()
+        assert ask(proxy.port).content == CONTENT
+    # At its end a proxy fails if anything in it went wrong that it didn't expect.
+
+
+def test_a_proxy_that_went_wrong_says_so(files: Proxy) -> None:
+    with Proxy(files.upstream) as proxy:
+        proxy.set(faults=["stall"], share=1, stall_s="long")  # type: ignore[arg-type]
+        with pytest.raises(http.client.RemoteDisconnected):
+            ask(proxy.port)
+        with pytest.raises(AssertionError, match="TypeError"):
+            proxy.__exit__(None, None, None)
+        proxy.__enter__()  # for the end of the block
 
 
 def befallen(proxy: Proxy) -> list[str]:
