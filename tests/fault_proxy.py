@@ -101,8 +101,11 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=10)  # its input ends; what it has to say, it has said by then
+        finally:
+            self._process.kill()
+            self._process.wait()
         with self._complaints as complaints:
             complaints.seek(0)
             said = complaints.read()
