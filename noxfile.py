@@ -17,6 +17,7 @@ def check(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     # The wheel is tested, not the working tree.
     session.install(".", "--group", "test")
+    session.run("python", "tests/install_servers.py")
     # Two at a time: most of the time goes into processes that the tests start, one after another. Who is done takes over tests
     # of the other, so that those that share a large file mostly run side by side in one process.
     command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib"]
