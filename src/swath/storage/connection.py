@@ -267,7 +267,7 @@ class Connection:
 
         mode: Any = "overwrite" if onto is True else "create" if onto is None else None
         if isinstance(onto, Seen):
-            mode = {"e_tag": onto.etag, "version": onto.version}
+            mode = {"e_tag": onto.etag} | ({} if onto.version is None else {"version": onto.version})
         lost = False
 
         def ask() -> Seen | None:

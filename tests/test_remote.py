@@ -1,0 +1,555 @@
+"""Stores in object stores: what is gathered, what is asked for, and what happens where things go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pytest
+import zarr
+from fault_proxy import READ_FAULTS, Proxy
+from oracle import assert_same, expected
+from servers import Server, serve
+from zarr.storage import ObjectStore
+
+import swath
+from swath.errors import (
+    DamagedStoreError,
+    IncompleteStoreError,
+    OptionError,
+    StoreAccessError,
+    StoreBusyError,
+    StoreChangedError,
+    StoreExistsError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+    SwathError,
+)
+
+ROWS = np.random.default_rng(0).normal(size=(6000, 100))
+STARTS = np.random.default_rng(1).integers(0, 6000 - 8, 400)
+LAYOUT: dict[str, Any] = {"window": 8, "chunk_rows": 4, "shard_rows": 400}
+CODECS = ("raw", "lz4", "zstd")
+WRITABLE = ("moto", "azurite", "fake-gcs")
+
+
+@pytest.fixture(scope="module", params=WRITABLE)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that keeps conditions."""
+    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve("moto", tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(moto: Server) -> Iterator[Proxy]:
+    with Proxy(moto.port) as proxy:
+        yield proxy
+
+
+def _url(server: Server, name: str) -> str:
+    return f"{server.url}/tests/{name}.zarr"
+
+
+def _keys(server: Server, name: str) -> list[str]:
+    return sorted(each["path"].rpartition(".zarr/")[2] for each in obstore.list(server.store(f"tests/{name}.zarr")).collect())  # fmt: skip
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_store_gathers_as_a_local_one(server: Server, codec: Any) -> None:
+    url, options = _url(server, codec), server.storage_options
+    a = swath.ingest(ROWS, url, codec=codec, storage_options=options, **LAYOUT)
+    assert a.url == url
+    for each in (a, swath.open(url, storage_options=options)):
+        assert_same(each.gather(STARTS), expected(ROWS, STARTS, 8))
+        assert_same(each.gather(STARTS, window=3, columns=[5, 99, 7]), expected(ROWS, STARTS, 3)[:, :, [5, 99, 7]])
+        assert_same(each.gather(STARTS[:5], verify="never"), expected(ROWS, STARTS[:5], 8))
+    assert_same(a.windows(STARTS, block=100).compute(scheduler="threads"), expected(ROWS, STARTS, 8))
+    assert_same(swath.compute(a.windows(STARTS, block=100) * 2, scheduler="threads"), expected(ROWS, STARTS, 8) * 2)
+    assert a.verify(ROWS)
+    old = swath.open(url, storage_options=options)
+    a.append(ROWS[:150]).append(ROWS[:1000])
+    longer = np.concatenate([ROWS, ROWS[:150], ROWS[:1000]])
+    starts = np.random.default_rng(2).integers(0, len(longer) - 8, 300)
+    assert_same(a.gather(starts), expected(longer, starts, 8))
+    assert_same(old.gather(STARTS), expected(ROWS, STARTS, 8))
+    assert len(old) == 6000
+    assert_same(old.refresh().gather(starts), expected(longer, starts, 8))
+    assert a.verify()
+    assert [name for name in _keys(server, codec) if not name.startswith("c.")] == ["zarr.json"]
+    array = zarr.open_array(ObjectStore(server.store(f"tests/{codec}.zarr"), read_only=True))
+    assert_same(array[:], longer)
+
+
+def test_a_store_is_replaced_at_one_instant(server: Server) -> None:
+    url, options = _url(server, "replaced"), server.storage_options
+    a = swath.ingest(ROWS, url, storage_options=options, **LAYOUT)
+    with pytest.raises(StoreExistsError, match="overwrite=True"):
+        swath.ingest(ROWS, url, storage_options=options)
+    for _ in range(3):
+        b = swath.ingest(ROWS[:500] + 1, url, overwrite=True, storage_options=options, **LAYOUT)
+        assert_same(b.gather([0, 480]), expected(ROWS + 1, np.array([0, 480]), 8))
+        assert len(_keys(server, "replaced")) == 3  # nothing of the other is left
+    with pytest.raises(StoreChangedError, match="was replaced"):
+        a.gather([0])
+
+
+def test_a_group_is_committed_together(server: Server) -> None:
+    url, options = _url(server, "group"), server.storage_options
+    g = swath.ingest_group({"X": ROWS, "y": np.arange(6000)}, url, window=8, storage_options=options)
+    g.append({"X": ROWS[:30], "y": np.arange(30)})
+    for each in (g, swath.open_group(url, storage_options=options)):
+        batch = each.gather([6005, 3])
+        assert_same(batch["y"], np.stack([np.arange(5, 13), np.arange(3, 11)]))
+    assert len(swath.open(f"{url}/X", storage_options=options)) == 6030
+    assert all(g.verify().values())
+
+
+def test_iterators_and_repairs(server: Server) -> None:
+    url, options = _url(server, "blocks"), server.storage_options
+    a = swath.ingest((ROWS[i : i + 700] for i in range(0, 6000, 700)), url, storage_options=options, **LAYOUT)
+    assert_same(a.gather(STARTS), expected(ROWS, STARTS, 8))
+    store = server.store("tests/blocks.zarr")
+    shard = bytearray(obstore.get(store, "c.3.0").bytes())
+    shard[-7] ^= 1
+    obstore.put(store, "c.3.0", bytes(shard))
+    obstore.delete(store, "c.5.0")
+    a = swath.open(url, storage_options=options)
+    with pytest.raises(DamagedStoreError, match=r"c\.3\.0: chunk 399 .* has a wrong checksum"):
+        a.gather([1590])
+    with pytest.raises(DamagedStoreError, match=r"c\.5\.0 \(rows 2000 to 2399\) is missing"):
+        a.gather([2000])
+    assert {damage.shard for damage in a.verify().damages} == {3, 5}
+    a.repair(ROWS)
+    assert a.verify(ROWS)
+
+
+def test_a_zarr_array_of_another_program(server: Server, tmp_path: Path) -> None:
+    options = server.storage_options
+    for name, given in {
+        "plain": {"chunks": (10, 7)},
+        "sharded": {"chunks": (10, 100), "shards": (200, 100)},
+        "v2": {"chunks": (64, 50), "zarr_format": 2},
+    }.items():
+        array: Any = zarr.create_array(
+            ObjectStore(server.store(f"tests/{name}.zarr")), shape=(1000, 100), dtype="f4", **given
+        )
+        array[:900] = ROWS[:900].astype("f4")  # the rest was never written
+        rows = array[:]
+        starts = np.array([0, 500, 984, 20])
+        for place in (_url(server, name), ObjectStore(server.store(f"tests/{name}.zarr"), read_only=True)):
+            a = swath.open(place, storage_options=options if isinstance(place, str) else None)
+            assert_same(a.gather(starts), expected(rows, starts, 16))
+            assert_same(pickle.loads(pickle.dumps(a._rows.layout)).shape, (1000, 100))
+
+
+# What is asked for
+
+
+def test_opening_takes_two_requests_and_nothing_is_listed(moto: Server, proxy: Proxy) -> None:
+    url, behind = _url(moto, "requests"), moto.behind(proxy.port)
+    swath.ingest(ROWS, url, storage_options=behind.storage_options, **LAYOUT)
+    assert not any("list-type" in each.target for each in proxy.requests())
+    proxy.clear()
+    a = swath.open(url, storage_options=behind.storage_options)
+    assert sum(proxy.counts().requests.values()) == 2
+    proxy.clear()
+    a.gather(STARTS)
+    # The ranges, the index of each shard, and a look at the metadata.
+    assert sum(proxy.counts().requests.values()) == a.plan(STARTS).requests + 1
+    proxy.clear()
+    a.gather(STARTS)
+    assert sum(proxy.counts().requests.values()) == a.plan(STARTS).requests + 1 - a.plan(STARTS).shards.size
+
+
+def test_many_requests_are_under_way_at_once(moto: Server, proxy: Proxy) -> None:
+    url, behind = _url(moto, "at-once"), moto.behind(proxy.port)
+    swath.ingest(ROWS, url, storage_options=moto.storage_options, window=1, chunk_rows=1, shard_rows=6000, codec="zstd")
+    a = swath.open(url, storage_options=behind.storage_options)
+    starts = np.arange(0, 6000, 500)
+    proxy.set(latency_s=0.3)
+    begun = time.monotonic()
+    assert_same(a.gather(starts, window=1), expected(ROWS, starts, 1))
+    assert time.monotonic() - begun < 0.3 * 6
+    assert proxy.counts().at_once >= 4
+
+
+def test_http_is_read_only(tmp_path: Path) -> None:
+    with serve("caddy", tmp_path / "caddy") as server:
+        swath.ingest(ROWS, tmp_path / "caddy" / "files" / "a.zarr", **LAYOUT)
+        a = swath.open(f"{server.url}/a.zarr")
+        assert_same(a.gather(STARTS), expected(ROWS, STARTS, 8))
+        assert a.verify()
+        with pytest.raises(OptionError, match="can only be read"):
+            a.append(ROWS)
+        with pytest.raises(OptionError, match="can only be read"):
+            swath.ingest(ROWS, f"{server.url}/b.zarr")
+        swath.export(a, tmp_path / "out.npy")
+        assert_same(np.load(tmp_path / "out.npy"), ROWS)
+
+
+def test_a_store_without_conditions_is_refused_for_appends(tmp_path: Path) -> None:
+    with serve("nanio", tmp_path) as server:
+        a = swath.ingest(ROWS, _url(server, "a"), storage_options=server.storage_options, **LAYOUT)
+        assert_same(a.gather(STARTS), expected(ROWS, STARTS, 8))
+        with pytest.raises(StoreAccessError, match="conditional writes"):
+            a.append(ROWS)
+        assert len(a.refresh()) == 6000
+        wrong = server.storage_options | {"secret_access_key": "another-secret"}
+        with pytest.raises(StoreAccessError, match="is refused") as told:
+            swath.open(_url(server, "a"), storage_options=wrong)
+        assert "another-secret" not in str(told.value)
+
+
+# What goes wrong on the way
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_a_faulty_network_gives_right_rows(server: Server, codec: Any, full: bool) -> None:
+    url = _url(server, f"faulty-{codec}")
+    rows = np.random.default_rng(3).integers(0, 99, (20_000, 100))
+    swath.ingest(
+        rows, url, codec=codec, storage_options=server.storage_options, window=8, chunk_rows=8, shard_rows=2000
+    )
+    with Proxy(server.port) as proxy:
+        behind = server.behind(proxy.port)
+        a = swath.open(
+            _url(behind, f"faulty-{codec}"), storage_options={**behind.storage_options, "read_timeout": "1s"}
+        )
+        asked = 0
+        for trial in range(200 if full else 4):
+            proxy.set(faults=READ_FAULTS, share=0.1, seed=trial, stall_s=2)
+            starts = np.random.default_rng(trial).integers(0, 20_000 - 8, 100)
+            assert_same(a.gather(starts), expected(rows, starts, 8))
+            asked += a.plan(starts).requests + 1 - (a.plan(starts).shards.size if trial else 0)
+        counts = proxy.counts()
+    made, faults = sum(counts.requests.values()), sum(counts.faults.values())
+    print(f"{server.name}, {codec}: {made} requests for {asked}, {faults} faults {counts.faults}: {made / asked:.2f}")
+    assert faults >= 0.05 * asked
+    assert made <= 1.25 * asked + (0 if full else 20)
+
+
+@pytest.mark.parametrize("faults", [("lost_reply",), ("late_500",), ("503", "reset", "500")], ids="+".join)
+def test_lost_replies_double_nothing(server: Server, faults: tuple[str, ...], full: bool) -> None:
+    name = f"lost-{faults[0]}"
+    with Proxy(server.port) as proxy:
+        behind = server.behind(proxy.port)
+        a = swath.ingest(ROWS[:100], _url(behind, name), storage_options=behind.storage_options, **LAYOUT)
+        rows = ROWS[:100]
+        for trial in range(70 if full else 4):
+            proxy.set(faults=faults, share=0.4, seed=trial, methods=("PUT",))
+            some = ROWS[trial * 10 : trial * 10 + 130]
+            a.append(some)
+            rows = np.concatenate([rows, some])
+            assert len(a) == len(rows)
+        faulted = sum(proxy.counts().faults.values())
+        print(f"{server.name}, {faults}: {faulted} faults")
+        assert faulted
+        proxy.set()
+        assert a.verify()
+    starts = np.arange(0, len(rows) - 8, 3)
+    assert_same(
+        swath.open(_url(server, name), storage_options=server.storage_options).gather(starts), expected(rows, starts, 8)
+    )
+
+
+def test_a_shard_that_is_replaced_is_not_spliced(server: Server) -> None:
+    url, options = _url(server, "spliced"), server.storage_options
+    a = swath.ingest(ROWS, url, storage_options=options, **LAYOUT)
+    a.gather([0])  # knows the index of shard 0, and its version
+    swath.ingest(ROWS + 1, _url(server, "other"), storage_options=options, **LAYOUT)
+    other = bytes(obstore.get(server.store("tests/other.zarr"), "c.0.0").bytes())
+    obstore.put(server.store("tests/spliced.zarr"), "c.0.0", other)
+    with pytest.raises(DamagedStoreError, match="is a shard of another store"):
+        a.gather([0, 100])
+
+
+def test_nobody_listens(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.storage.connection._NOBODY_SECONDS", 1.0)
+    options = {**moto.storage_options, "endpoint": "http://127.0.0.1:9"}
+    with pytest.raises(StoreUnreachableError, match="no sound answer"):
+        swath.open("s3://bucket/a", storage_options=options)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "what"),
+    [
+        ("s3://bucket/a", {"no_such_option": "x"}, "No store can be made"),
+        ("s3://bucket/a?x=secret-in-url", None, "more than a place"),
+        ("s3://user:secret-in-url@bucket/a", None, "more than a place"),
+        ("s3://bucket/../a", None, "names no place"),
+        ("s3:///a", None, "names no place"),
+        ("s3://bucket/a", "region=x", "is a str"),
+    ],
+)
+def test_places_that_are_none(url: str, options: Any, what: str) -> None:
+    with pytest.raises(OptionError, match=what) as told:
+        swath.open(url, storage_options=options)
+    assert "secret-in-url" not in str(told.value)
+
+
+def test_options_are_for_object_stores(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="is a local path"):
+        swath.open(tmp_path, storage_options={"region": "x"})
+
+
+def test_there_is_no_store(moto: Server) -> None:
+    with pytest.raises(StoreNotFoundError, match="There is no store at s3://bucket/nothing"):
+        swath.open("s3://bucket/nothing", storage_options=moto.storage_options)
+    with pytest.raises(StoreAccessError, match="no bucket"):
+        swath.ingest(ROWS, "s3://no-such-bucket/a", storage_options=moto.storage_options)
+
+
+def test_secrets_stay_here(moto: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets = ("marker-of-a-key", "marker-of-a-secret", "marker-of-a-token")
+    options = {
+        **moto.storage_options,
+        **dict(zip(("access_key_id", "secret_access_key", "session_token"), secrets)),
+    }
+    url = _url(moto, "secrets")
+    a = swath.ingest(ROWS, url, storage_options=options, **LAYOUT)
+    lazy = a.windows([0])
+    told = [repr(a), str(a.plan([0])), repr(a._rows), repr(vars(swath)), caplog.text, "".join(capfd.readouterr())]
+    for call in (
+        lambda: swath.open("s3://bucket/nothing", storage_options=options),
+        lambda: swath.ingest(ROWS, "s3://no-such-bucket/a", storage_options=options),
+        lambda: swath.open("s3://bucket/a", storage_options={**options, "unknown": "x"}),
+    ):
+        with pytest.raises(SwathError) as error:
+            call()
+        told.append(repr(error.getrepr(style="long", showlocals=True)) if False else str(error.value))
+        told.append(
+            repr(error.value.__cause__) + repr(error.value.__context__ if not error.value.__suppress_context__ else "")
+        )
+    kept = [pickle.dumps(each) for each in (a, lazy, a._rows.recipe())]
+    kept += [bytes(obstore.get(moto.store("tests/secrets.zarr"), key).bytes()) for key in _keys(moto, "secrets")]
+    for secret in secrets:
+        assert not any(secret in each for each in told)
+        assert not any(secret.encode() in each for each in kept)
+
+
+# What is interrupted
+
+_INGEST = """
+import json, sys
+import numpy as np, swath
+url, options, rows, layout = json.loads(sys.argv[1])
+ROWS = np.random.default_rng(0).normal(size=(6000, 100))
+print("ready", flush=True)
+a = swath.ingest(ROWS, url, storage_options=options, **layout) if rows is None else swath.open(url, storage_options=options).append(ROWS[:rows])
+print(len(a), flush=True)
+"""
+
+
+def _start(server: Server, url: str, rows: int | None = None) -> subprocess.Popen[str]:
+    job = json.dumps([url, server.storage_options, rows, LAYOUT])
+    child = subprocess.Popen(
+        [sys.executable, "-c", _INGEST, job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def test_a_killed_ingest_carries_on(moto: Server, proxy: Proxy) -> None:
+    url, behind = _url(moto, "killed"), moto.behind(proxy.port)
+    proxy.set(latency_s=0.05)
+    child = _start(behind, url)
+    while len(_keys(moto, "killed")) < 6:
+        time.sleep(0.01)
+    child.kill()
+    child.communicate()
+    with pytest.raises(IncompleteStoreError, match="carries on"):
+        swath.open(url, storage_options=moto.storage_options)
+    there = sum(name.startswith("c.") for name in _keys(moto, "killed"))
+    proxy.set()
+    proxy.clear()
+    given = np.random.default_rng(0).normal(size=(6000, 100))
+    a = swath.ingest(given, url, storage_options=behind.storage_options, **LAYOUT)
+    written = sum(each.method == "PUT" and "/c." in each.target for each in proxy.requests())
+    assert written <= 15 - there + 1
+    assert_same(a.gather(STARTS), expected(ROWS, STARTS, 8))
+    assert [name for name in _keys(moto, "killed") if name.startswith(".")] == []
+
+
+def test_kills_leave_the_old_or_the_new(moto: Server, proxy: Proxy, full: bool) -> None:
+    url, behind = _url(moto, "old-or-new"), moto.behind(proxy.port)
+    a = swath.ingest(ROWS[:130], url, storage_options=moto.storage_options, **LAYOUT)
+    rows = ROWS[:130]
+    proxy.set(latency_s=0.02)
+    delays = np.linspace(0, 0.6, 60 if full else 6)
+    for delay in delays:
+        child = _start(behind, url, 900)
+        time.sleep(delay)
+        child.kill()
+        child.communicate()
+        new = np.concatenate([rows, ROWS[:900]])
+        a = swath.open(url, storage_options=moto.storage_options)
+        assert len(a) in (len(rows), len(new))
+        assert_same(a.gather(np.arange(len(a) - 8)), expected(new, np.arange(len(a) - 8), 8))
+        # The same call again finds out whether it was carried out.
+        again = _start(moto, url, 900)
+        out, told = again.communicate()
+        assert again.returncode == 0, told
+        assert int(out) == len(new)
+        rows = new
+    assert a.refresh().verify()
+
+
+def test_two_who_append_take_turns(moto: Server) -> None:
+    url, options = _url(moto, "turns"), moto.storage_options
+    swath.ingest(ROWS[:100], url, storage_options=options, **LAYOUT)
+
+    def append(k: int) -> None:
+        swath.open(url, storage_options=options).append(np.full((30, 100), float(k)))
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        children = [_start(moto, url, 30) for _ in range(2)]
+        for child in children:
+            out, told = child.communicate()
+            assert child.returncode == 0, told
+        del one, two
+    a = swath.open(url, storage_options=options)
+    assert len(a) == 160
+    assert a.verify()
+
+
+def test_who_writes_is_named(moto: Server, proxy: Proxy) -> None:
+    url, behind = _url(moto, "busy"), moto.behind(proxy.port)
+    a = swath.ingest(ROWS[:100], url, storage_options=moto.storage_options, **LAYOUT)
+    child = _start(moto, url, 5000)
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        while ".swath-lease" not in _keys(moto, "busy"):
+            os.kill(child.pid, signal.SIGCONT)
+            time.sleep(0.002)
+            os.kill(child.pid, signal.SIGSTOP)
+        _renew_for_a_while(moto, "busy")
+        with pytest.raises(StoreBusyError, match=rf"Process {child.pid} on .* is writing"):
+            a.append(ROWS, timeout=0.5)
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+        child.communicate()
+    del behind
+
+
+def _renew_for_a_while(server: Server, name: str) -> None:
+    """As its holder does every few seconds."""
+    store = server.store(f"tests/{name}.zarr")
+
+    def renew() -> None:
+        for count in range(20):
+            document = json.loads(bytes(obstore.get(store, ".swath-lease").bytes()))
+            obstore.put(store, ".swath-lease", json.dumps(document | {"count": count}).encode())
+            time.sleep(0.2)
+
+    import threading
+
+    threading.Thread(target=renew, daemon=True).start()
+
+
+_GATHER = """
+import json, sys, time
+import numpy as np, swath
+url, options = json.loads(sys.argv[1])
+a = swath.open(url, storage_options=options)
+print("ready", flush=True)
+out = np.zeros((400, 8, 100))
+begun = time.monotonic()
+try:
+    a.gather(np.random.default_rng(1).integers(0, 5992, 400), out=out)
+except KeyboardInterrupt:
+    before = out.copy()
+    time.sleep(0.3)
+    print("left alone" if (out == before).all() else "written to", flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_gather_at_once(moto: Server, proxy: Proxy) -> None:
+    url, behind = _url(moto, "ctrl-c"), moto.behind(proxy.port)
+    swath.ingest(ROWS, url, storage_options=moto.storage_options, **LAYOUT)
+    job = json.dumps([url, behind.storage_options])
+    begin = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", begin + _GATHER, job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    proxy.set(faults=["stall"], share=1.0, stall_s=60)
+    time.sleep(1)
+    begun = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    out, told = child.communicate(timeout=20)
+    assert (out, told) == ("left alone\n", "")
+    assert time.monotonic() - begun < 2
+
+
+def _read(url: str, options: dict[str, Any], answer: Any) -> None:
+    try:
+        answer.put(len(swath.open(url, storage_options=options)))
+    except StoreUnreachableError as error:
+        answer.put(str(error))
+
+
+@pytest.mark.parametrize(("how", "answer"), [("spawn", 6000), ("forkserver", 6000), ("fork", "forked")])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_another_process_reads_or_says_why_not(moto: Server, how: str, answer: Any) -> None:
+    url = _url(moto, "processes")
+    with contextlib.suppress(StoreExistsError):
+        swath.ingest(ROWS, url, storage_options=moto.storage_options, **LAYOUT)
+    context: Any = multiprocessing.get_context(how)
+    queue = context.Queue()
+    child = context.Process(target=_read, args=(url, moto.storage_options, queue))
+    child.start()
+    got = queue.get(timeout=60)
+    child.join(10)
+    assert got == answer if isinstance(answer, int) else answer in got
+    queue.close()
+    queue.join_thread()
+
+
+def test_workers_read_and_write_the_store_themselves(
+    moto: Server, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client, LocalCluster
+
+    # Credentials do not travel: each process finds its own.
+    behind = moto.behind(proxy.port)
+    secret = {"access_key_id", "secret_access_key"}
+    for key in secret:
+        monkeypatch.setenv(f"AWS_{key.upper()}", str(behind.storage_options[key]))
+    options = {k: v for k, v in behind.storage_options.items() if k not in secret}
+    np.save(tmp_path / "rows.npy", ROWS)
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,  # type: ignore[no-untyped-call]
+        Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+    ):
+        a = swath.ingest(tmp_path / "rows.npy", _url(moto, "cluster"), storage_options=options, client=client, **LAYOUT)
+        lazy = a.windows(STARTS, block=50)
+        assert_same(swath.compute(lazy, scheduler=client), expected(ROWS, STARTS, 8))
+        proxy.clear()
+        total = client.compute(lazy.sum()).result()
+        assert np.isclose(total, expected(ROWS, STARTS, 8).sum())
+        assert proxy.counts().requests["GET"] >= 8
