@@ -282,6 +282,19 @@ def test_a_client_may_go_away(files: Proxy) -> None:
     # At its end a proxy fails if anything in it went wrong that it didn't expect.
 
 
+def test_a_proxy_may_end_before_its_clients(files: Proxy) -> None:
+    with contextlib.ExitStack() as stack:
+        with Proxy(files.upstream) as proxy:
+            proxy.set(faults=["stall"], share=1, stall_s=60)
+            clients = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), timeout=10)) for _ in range(2)
+            ]
+            clients[0].sendall(b"GET /key HTTP/1.1\r\nHost: here\r\n\r\n")
+            while not proxy.requests():
+                pass
+        assert [client.recv(1) for client in clients] == [b"", b""]
+
+
 def test_a_proxy_that_went_wrong_says_so(files: Proxy) -> None:
     with Proxy(files.upstream) as proxy:
         proxy.set(faults=["stall"], share=1, stall_s="long")  # type: ignore[arg-type]
