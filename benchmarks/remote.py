@@ -265,7 +265,8 @@ def _plot(
     _plot_rates(right, rates)
     for line in (left.axhline, right.axvline):
         line(bound * 1e3, color="black", linewidth=1, linestyle=":")
-    left.annotate(f"bound of {gbits:g} Gbit/s", (1, bound * 1e3), (2, 3), textcoords="offset points", fontsize=8)
+    place = {"xycoords": left.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 8}
+    left.annotate(f"bound of {gbits:g} Gbit/s", (0, bound * 1e3), (4, 3), **place)
     return figure
 
 

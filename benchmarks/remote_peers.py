@@ -210,7 +210,8 @@ def _open_obstore(target: str) -> Any:
     from obstore.store import S3Store
 
     endpoint, bucket, key = _place(target)
-    return S3Store(bucket, prefix=key, config={"endpoint": endpoint, **_OPTIONS}, client_options={"allow_http": True})
+    config: Any = {"endpoint": endpoint, **_OPTIONS}
+    return S3Store(bucket, prefix=key, config=config, client_options={"allow_http": True})
 
 
 def _open_swath(job: Job) -> swath.RowArray:
