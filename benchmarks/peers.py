@@ -111,7 +111,7 @@ def zarr_oindex(pipeline: str, job: Job) -> NDArray[Any]:
 
     with zarr.config.set({"codec_pipeline.path": pipeline}):
         array: Any = zarr.open_array(job.target, mode="r")
-        return _windows_of_rows(array.oindex[_rows(job, array.shape[0])], job)
+        return windows_of_rows(array.oindex[every_row(job, array.shape[0])], job)
 
 
 def zarr_blocks(pipeline: str, job: Job) -> NDArray[Any]:
@@ -135,12 +135,19 @@ def zarr_blocks(pipeline: str, job: Job) -> NDArray[Any]:
 
 def zarrs_async(job: Job) -> NDArray[Any]:
     import zarr
+
+    with zarr.config.set({"codec_pipeline.path": _ZARRS}):
+        return zarr_by_asyncio(job.target, _IN_FLIGHT, job)
+
+
+def zarr_by_asyncio(store: Any, at_once: int, job: Job) -> NDArray[Any]:
+    """So many slices at once of a store of zarr-python, or of the one at a path."""
     from zarr.api.asynchronous import open_array
 
     async def gather() -> NDArray[Any]:
-        array = await open_array(store=job.target, mode="r")
+        array = await open_array(store=store, mode="r", zarr_format=3)
         batch = np.empty((job.windows, job.window, *array.shape[1:]), array.dtype)
-        free = asyncio.Semaphore(_IN_FLIGHT)
+        free = asyncio.Semaphore(at_once)
 
         async def one(i: int, start: int) -> None:
             async with free:
@@ -149,16 +156,14 @@ def zarrs_async(job: Job) -> NDArray[Any]:
         await asyncio.gather(*(one(i, start) for i, start in enumerate(starts_of(job, array.shape[0]).tolist())))
         return batch
 
-    with zarr.config.set({"codec_pipeline.path": _ZARRS}):
-        return asyncio.run(gather())
+    return asyncio.run(gather())
 
 
-def tensorstore_futures(mode: str, job: Job) -> NDArray[Any]:
-    array = _open_tensorstore(job, mode)
+def tensorstore_futures(array: Any, at_once: int, job: Job) -> NDArray[Any]:
     batch = np.empty((job.windows, job.window, *array.shape[1:]), array.dtype.numpy_dtype)
     pending: deque[tuple[int, Any]] = deque()
     for i, start in enumerate(starts_of(job, array.shape[0]).tolist()):
-        if len(pending) == _IN_FLIGHT:
+        if len(pending) == at_once:
             place, future = pending.popleft()
             batch[place] = future.result()
         pending.append((i, array[start : start + job.window].read()))
@@ -167,10 +172,13 @@ def tensorstore_futures(mode: str, job: Job) -> NDArray[Any]:
     return batch
 
 
-def tensorstore_batch(job: Job) -> NDArray[Any]:
+def _64_futures(array: Any, job: Job) -> NDArray[Any]:
+    return tensorstore_futures(array, _IN_FLIGHT, job)
+
+
+def tensorstore_batch(array: Any, job: Job) -> NDArray[Any]:
     import tensorstore
 
-    array = _open_tensorstore(job)
     out = np.empty((job.windows, job.window, *array.shape[1:]), array.dtype.numpy_dtype)
     with tensorstore.Batch() as batch:
         futures = [array[s : s + job.window].read(batch=batch) for s in starts_of(job, array.shape[0]).tolist()]
@@ -179,9 +187,8 @@ def tensorstore_batch(job: Job) -> NDArray[Any]:
     return out
 
 
-def tensorstore_vindex(job: Job) -> NDArray[Any]:
-    array = _open_tensorstore(job)
-    return _windows_of_rows(array[_rows(job, array.shape[0])].read().result(), job)
+def tensorstore_vindex(array: Any, job: Job) -> NDArray[Any]:
+    return windows_of_rows(array[every_row(job, array.shape[0])].read().result(), job)
 
 
 def blosc2_loop(options: dict[str, str], job: Job) -> NDArray[Any]:
@@ -194,18 +201,17 @@ def blosc2_take(job: Job) -> NDArray[Any]:
     import blosc2
 
     array = blosc2.open(job.target, mode="r")
-    return _windows_of_rows(array[_rows(job, array.shape[0])], job)
+    return windows_of_rows(array[every_row(job, array.shape[0])], job)
 
 
-def dask_take(job: Job) -> NDArray[Any]:
+def dask_take(array: Any, job: Job) -> NDArray[Any]:
+    """Of an array of zarr-python."""
     import dask.array as da
-    import zarr
 
-    array = zarr.open_array(job.target, mode="r")
     # Blocks of a window's size: with the store's own small chunks, and with its large shards, take is slower.
     block = -(-job.window // array.chunks[0]) * array.chunks[0]
     lazy = da.from_zarr(array, chunks=(block, *array.shape[1:]))
-    return _windows_of_rows(da.take(lazy, _rows(job, array.shape[0]), axis=0).compute(), job)
+    return windows_of_rows(da.take(lazy, every_row(job, array.shape[0]), axis=0).compute(), job)
 
 
 def dask_stack(job: Job) -> NDArray[Any]:
@@ -247,29 +253,41 @@ def _mapped(job: Job) -> np.memmap[Any, Any]:
     return np.memmap(path, dtype, "r", offset, shape)
 
 
-def _rows(job: Job, n_rows: int) -> NDArray[np.int64]:
+def every_row(job: Job, n_rows: int) -> NDArray[np.int64]:
     """Every row of every window, in order."""
     return (starts_of(job, n_rows)[:, None] + np.arange(job.window)).reshape(-1)
 
 
-def _windows_of_rows(rows: NDArray[Any], job: Job) -> NDArray[Any]:
+def windows_of_rows(rows: NDArray[Any], job: Job) -> NDArray[Any]:
     return rows.reshape(job.windows, job.window, *rows.shape[1:])
 
 
-def _open_tensorstore(job: Job, mode: str = "default") -> Any:
+def _by_tensorstore(way: Callable[..., NDArray[Any]], mode: str, job: Job) -> NDArray[Any]:
+    return way(
+        open_tensorstore(
+            "file", {"path": f"{job.target}/"}, file_io_concurrency={"limit": 32}, file_io_mode={"mode": mode}
+        ),
+        job,
+    )
+
+
+def open_tensorstore(driver: str, place: dict[str, Any], **context: dict[str, Any]) -> Any:
+    """A store, through a cache that has room for its shard indexes."""
     import tensorstore
 
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{job.target}/"},
-        "context": {
-            "cache_pool": {"total_bytes_limit": 20_000_000},
-            "file_io_concurrency": {"limit": 32},
-            "file_io_mode": {"mode": mode},
-        },
+        "kvstore": {"driver": driver, **place},
+        "context": {"cache_pool": {"total_bytes_limit": 20_000_000}, **context},
         "recheck_cached_data": "open",
     }
     return tensorstore.open(spec, read=True).result()
+
+
+def _take_by_dask(job: Job) -> NDArray[Any]:
+    import zarr
+
+    return dask_take(zarr.open_array(job.target, mode="r"), job)
 
 
 PEERS: dict[str, Callable[[Job], NDArray[Any]]] = {
@@ -281,10 +299,10 @@ PEERS: dict[str, Callable[[Job], NDArray[Any]]] = {
     "bare preadv": partial(bare_preadv, None),
     **{f"bare preadv, threads {n}": partial(bare_preadv, n) for n in THREADS},
     "numpy.memmap loop, MADV_RANDOM": memmap_random,
-    "tensorstore, 64 futures": partial(tensorstore_futures, "default"),
-    "tensorstore, 64 futures, direct I/O": partial(tensorstore_futures, "direct"),
-    "tensorstore, one Batch": tensorstore_batch,
-    "tensorstore, index array": tensorstore_vindex,
+    "tensorstore, 64 futures": partial(_by_tensorstore, _64_futures, "default"),
+    "tensorstore, 64 futures, direct I/O": partial(_by_tensorstore, _64_futures, "direct"),
+    "tensorstore, one Batch": partial(_by_tensorstore, tensorstore_batch, "default"),
+    "tensorstore, index array": partial(_by_tensorstore, tensorstore_vindex, "default"),
     "zarr-python loop": partial(zarr_loop, _BATCHED),
     "zarr-python oindex": partial(zarr_oindex, _BATCHED),
     "zarr-python blocks": partial(zarr_blocks, _BATCHED),
@@ -297,7 +315,7 @@ PEERS: dict[str, Callable[[Job], NDArray[Any]]] = {
     "blosc2 loop, mapped": partial(blosc2_loop, {"mmap_mode": "r"}),
     "blosc2, index array": blosc2_take,
     "dask stack of slices": dask_stack,
-    "dask take": dask_take,
+    "dask take": _take_by_dask,
     "dask delayed blocks": dask_delayed,
 }
 

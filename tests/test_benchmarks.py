@@ -244,6 +244,112 @@ def test_lazy(tmp_path: Path) -> None:
     assert record["graph"]["windows"] == 1000
 
 
+_REMOTE = """
+import sys
+import remote, remote_peers
+
+remote.measure = lambda job, program: remote_peers.run(job)
+remote.main(sys.argv[1:])
+"""
+
+
+def test_remote(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    sizes = [
+        "--rows=3000",
+        "--columns=200",
+        "--windows=12",
+        "--latency-ms=4",
+        "--rounds=2",
+        "--at-once=2",
+        "--at-once=8",
+    ]
+    places = [f"--folder={tmp_path / 'work'}", f"--results={tmp_path / 'results'}"]
+    done = _run(_REMOTE, *sizes, *places)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "work").iterdir())
+    record = _read(tmp_path, "remote")
+    assert len(record["runs"]) == 18
+    assert {tuple(rates) for rates in record["sweep"].values()} == {("2", "8")}
+    assert all(len(run["results"]) == 2 for run in record["runs"].values())
+    # Four latencies at least: a handshake, what zarr.json says, an index, and chunks.
+    futures = next(run for way, run in record["runs"].items() if way.startswith("tensorstore, futures"))
+    assert all(result["seconds"] > 4 * 0.004 for result in futures["results"])
+    assert [figure["wanted"] for figure in record["wanted"]] == [10.0, 2.0, 1.0, 0.8]
+    assert all(figure["met"] == (figure["ratio"] >= figure["wanted"]) for figure in record["wanted"])
+    _assert_plotted(tmp_path, "remote")
+
+
+_WRONG_REMOTE = """
+import numpy as np
+import remote_peers
+
+remote_peers.WAYS["bare ranges, 2 at once"] = lambda job: np.zeros((job.windows, job.window, 200))
+"""
+
+
+def test_a_wrong_batch_from_afar_is_an_error(tmp_path: Path) -> None:
+    options = ["--rows=3000", "--columns=200", "--windows=12", "--at-once=2", "--only=bare", f"--folder={tmp_path}"]
+    done = _run(_WRONG_REMOTE + _REMOTE, *options, f"--results={tmp_path / 'results'}")
+    assert done.returncode != 0
+    assert "is not what was written" in done.stderr
+
+
+_LINK = """
+import socket, threading, time
+from slow_network import slow_network
+
+SIZE = 2_000_000
+
+
+def serve():
+    while True:
+        client, _ = server.accept()
+        threading.Thread(target=answer, args=(client,)).start()
+
+
+def answer(client):
+    while client.recv(1):
+        client.sendall(bytes(SIZE))
+
+
+def ask(times):
+    with socket.create_connection(address) as client:
+        for _ in range(times):
+            client.sendall(b"?")
+            left = SIZE
+            while left:
+                left -= len(client.recv(left))
+
+
+def seconds(clients, times):
+    threads = [threading.Thread(target=ask, args=(times,)) for _ in range(clients)]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - begin
+
+
+server = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=serve, daemon=True).start()
+with slow_network(f"127.0.0.1:{server.getsockname()[1]}", 0.05, 0.8) as (name, _):
+    host, port = name.split(":")
+    address = host, int(port)
+    print(seconds(1, 1), seconds(1, 3), seconds(10, 1))
+"""
+
+
+def test_a_slow_network_is_as_slow_as_it_says() -> None:
+    done = _run(_LINK)
+    assert done.returncode == 0, done.stderr
+    # 2 MB take 0.02 s of 0.8 Gbit/s, whoever asks; a handshake and each answer, one after another, take the latency.
+    once, thrice, by_ten = map(float, done.stdout.split())
+    for took, least in ((once, 0.12), (thrice, 0.26), (by_ten, 0.30)):
+        assert least - 0.005 < took < least + 0.5
+
+
 def test_the_reference_job_on_a_cluster(tmp_path: Path) -> None:
     options = ["--rows=2000", "--windows=100", "--limit=2GB", f"--folder={tmp_path}"]
     command = [sys.executable, str(_BENCHMARKS / "reference_cluster.py"), *options, f"--results={tmp_path}/results"]
