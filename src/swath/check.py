@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -22,7 +23,7 @@ from swath.metadata import METADATA, decode_metadata, shard_key
 from swath.progress import progress_bar
 from swath.shard import MEND, NO_CHUNK
 from swath.sources import Source
-from swath.storage import File, LocalFolder, Scratch
+from swath.storage import File, LocalFolder, Scratch, VersionError
 from swath.store import Store
 
 # One read of a shard from its first byte to its last: large enough for the disk, small enough for the cache of a core.
@@ -244,14 +245,19 @@ class _Checker:
         start, stop = layout.rows_of(shard)
         path = f"{store.url}/{shard_key(layout, shard)}"
         try:
-            with store.open_shard(shard) as file:
-                return [Damage(path, shard, rows, what) for rows, what in self._check(file, shard)]
+            with contextlib.suppress(VersionError):  # it is longer than when it was met last
+                return self._damages(shard, path)
+            return self._damages(shard, path)
         except DamagedStoreError as error:
             return [Damage(path, shard, (start, stop), str(error))]
         except OSError as error:
             if error.errno not in _LOST:
                 raise
             return [Damage(path, shard, (start, stop), f"{path} cannot be read ({error.strerror}). {MEND}")]
+
+    def _damages(self, shard: int, path: str) -> list[Damage]:
+        with self._store.open_shard(shard) as file:
+            return [Damage(path, shard, rows, what) for rows, what in self._check(file, shard)]
 
     def _check(self, file: File, shard: int) -> Iterator[tuple[tuple[int, int], str]]:
         """Rows that are lost, and why: chunks that are missing, end early, or have a wrong checksum.

@@ -35,7 +35,7 @@ from swath.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
-from swath.metadata import METADATA, decode_group, decode_metadata, is_group, is_ours, shard_key
+from swath.metadata import METADATA, check_metadata, decode_group, decode_metadata, is_group, is_ours, shard_key
 from swath.storage import ObjectFolder, Seen
 
 # Hidden, as no array of a group is.
@@ -46,6 +46,8 @@ _RENEW_SECONDS = 5.0
 _LEASE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 
+_SOUND_TRIES = 3
+
 
 def read_committed(folder: ObjectFolder) -> bytes:
     """The ``zarr.json`` of what is committed in a folder.
@@ -55,7 +57,7 @@ def read_committed(folder: ObjectFolder) -> bytes:
     StoreNotFoundError, IncompleteStoreError
     """
     try:
-        return folder.read(METADATA)
+        return _read_sound(folder)
     except FileNotFoundError:
         if folder.has(_PENDING):
             raise IncompleteStoreError(
@@ -66,12 +68,20 @@ def read_committed(folder: ObjectFolder) -> bytes:
         ) from None
 
 
+def _read_sound(folder: ObjectFolder) -> bytes:
+    """Metadata, which a bit may have flipped of on the way: then once more."""
+    for _ in range(_SOUND_TRIES - 1):
+        encoded = folder.read(METADATA)
+        with contextlib.suppress(FormatError):
+            if is_ours(encoded):
+                check_metadata(encoded, folder.url)
+            return encoded
+    return folder.read(METADATA)
+
+
 def pending_bytes(folder: ObjectFolder) -> bytes:
     """The metadata that an interrupted build was to make; nothing if there was none."""
-    try:
-        return folder.read(_PENDING)
-    except FileNotFoundError:
-        return b""
+    return folder.read_if_there(_PENDING)
 
 
 def check_vacant(folder: ObjectFolder, *, overwrite: bool) -> None:
@@ -225,10 +235,7 @@ def _members(encoded: bytes, folder: ObjectFolder) -> dict[str, Any]:
 
 
 def _committed(folder: ObjectFolder) -> bytes:
-    for name in (METADATA, ".zarray"):
-        with contextlib.suppress(FileNotFoundError):
-            return folder.read(name)
-    return b""
+    return folder.read_if_there(METADATA) or folder.read_if_there(".zarray")
 
 
 @dataclass(frozen=True, slots=True)

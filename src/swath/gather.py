@@ -17,7 +17,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swath.errors import ColumnsError, DamagedStoreError, OptionError, OutError, StoreError
+from swath.errors import (
+    ColumnsError,
+    DamagedStoreError,
+    OptionError,
+    OutError,
+    StoreAccessError,
+    StoreChangedError,
+    StoreError,
+    StoreUnreachableError,
+)
 from swath.landing import Lander
 from swath.layout import Layout
 from swath.mapped import is_small, take_mapped
@@ -166,8 +175,12 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[A
     if out.size:
         try:
             _carry_out(rows, plan, out)
-        finally:  # a replaced store is why a shard is missing, or why its bytes are sound and yet not these rows
-            rows.check_unchanged()
+        except (DamagedStoreError, StoreChangedError, OSError) as error:
+            # A replaced store is why a shard is missing; or why, below, its bytes are sound and yet not these rows.
+            if not isinstance(error, (StoreUnreachableError, StoreAccessError)):
+                rows.check_unchanged()
+            raise
+        rows.check_unchanged()
     return out
 
 

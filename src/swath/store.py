@@ -24,6 +24,9 @@ from swath.rows import Access
 from swath.shard import MEND, IndexCache, index_entries
 from swath.storage import File, Folder, Gate, Scratch
 
+# Metadata that come over a network damaged may come sound once more.
+_REMOTE_TRIES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -83,10 +86,11 @@ class Store:
         StoreChangedError
         """
         home = self.home
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, FormatError):
-            now = home.read_again(METADATA, self.encoded)
-            if now == self.encoded or self.facts.is_continued_by(_facts(home, now, self.member)):
-                return
+        for _ in range(_REMOTE_TRIES if self.reach.is_remote else 1):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, FormatError):
+                now = home.read_again(METADATA, self.encoded)
+                if now == self.encoded or self.facts.is_continued_by(_facts(home, now, self.member)):
+                    return
         raise StoreChangedError(
             f"The store at {self.url} was replaced or removed since it was opened, or its {home.url}/{METADATA} is "
             "damaged. Open it again."
@@ -275,8 +279,8 @@ def group_above(folder: Folder) -> bytes:
     """
     above = folder.above()
     try:
-        encoded = above.read(METADATA)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        encoded = above.read_if_there(METADATA)
+    except PermissionError:
         return b""
     is_member = is_ours(encoded) and is_group(encoded) and folder.name in decode_group(encoded, above.url)
     return encoded if is_member else b""

@@ -36,7 +36,7 @@ _NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error")
 
 # A proxy may refuse once what it lets pass the next time. Where no credentials are found, those of a virtual machine are asked for.
 _REFUSED_TRIES = 2
-_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google|IMDS|Metadata")
+_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
 
 # A server that sends nothing for so long will not; AWS advises to ask anew after some seconds rather than to wait.
 _SILENCE = timedelta(seconds=5)
@@ -168,12 +168,13 @@ class Connection:
         """The object as it was met last."""
         return self._seen.get(path)
 
-    def forget(self, path: str) -> None:
-        """Take whatever is there next."""
-        self._seen.pop(path, None)
+    def forget(self, path: str, seen: Seen | None = None) -> None:
+        """Take whatever is there next; of one version only if it was the last that was met."""
+        if seen is None or self._seen.get(path) == seen:
+            self._seen.pop(path, None)
 
-    def get(self, path: str, begin: int = 0, end: int | None = None) -> Body:
-        """Bytes ``[begin, end)`` of an object, or as many as it has; of the version that was met last.
+    def get(self, path: str, begin: int = 0, end: int | None = None, seen: Seen | None = None) -> Body:
+        """Bytes ``[begin, end)`` of an object, or as many as it has; of the version ``seen``, if it is given.
 
         Raises
         ------
@@ -185,7 +186,6 @@ class Connection:
         """
         import obstore
 
-        seen = self._seen.get(path)
         if seen is not None and end is not None and begin >= seen.size:
             return Body(memoryview(b""), seen)
         options: Any = {} if end is None else {"range": (begin, end)}
@@ -198,10 +198,10 @@ class Connection:
                 meta, (a, b) = result.meta, result.range
                 now = _seen_of(meta)
                 if seen is not None and now != seen:
-                    raise self._replaced(path)
+                    raise self._replaced(path, seen)
                 content = memoryview(result.bytes()).cast("B")
             except obstore.exceptions.PreconditionError:
-                raise self._replaced(path) from None
+                raise self._replaced(path, seen) from None
             wanted = (begin, now.size if end is None else min(end, now.size))
             if (a, b) != wanted or len(content) != b - a:
                 raise _NoAnswerError(f"bytes {a} to {b} ({len(content)}) came for {wanted[0]} to {wanted[1]}")
@@ -214,14 +214,14 @@ class Connection:
             self._seen[path] = body.seen
         return body
 
-    def _replaced(self, path: str) -> VersionError:
-        self.forget(path)
+    def _replaced(self, path: str, seen: Seen | None) -> VersionError:
+        self.forget(path, seen)
         return VersionError(f"{self.url_of(path)} was replaced while it was read. Open it again.")
 
-    def read(self, path: str, before: bytes | None = None) -> bytes:
+    def read(self, path: str, before: bytes | None = None, *, tries: int = _MISSING_TRIES) -> bytes:
         """All of a small object, as it is now; ``before`` is not transferred again if it is what was read last.
 
-        Errors are those of `get`.
+        Errors are those of `get`; that it is not there is believed after so many tries.
         """
         import obstore
 
@@ -240,7 +240,7 @@ class Connection:
                 raise _NoAnswerError(f"{len(content)} bytes came of {meta['size']}")
             return _seen_of(meta), content
 
-        answer = self._asked(path, ask, missing_tries=_MISSING_TRIES)
+        answer = self._asked(path, ask, missing_tries=tries)
         if answer is None:
             assert before is not None
             return before
@@ -332,14 +332,14 @@ class Connection:
                 if tries >= missing_tries:
                     raise FileNotFoundError(f"There is no {self.url_of(path)}") from None
             except (obstore.exceptions.BaseError, _NoAnswerError) as error:
-                told = self._told(error)
-                if _is_full(told):
+                text, told = str(error), self._told(error)
+                if _is_full(text):
                     raise DiskFullError(f"There is no room for {self.url_of(path)} ({told}). Make room.") from None
-                if _is_refused(error, told) and tries >= _REFUSED_TRIES:
+                if _is_refused(error, text) and tries >= _REFUSED_TRIES:
                     raise StoreAccessError(
                         f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint, in the environment or in storage_options."
                     ) from None
-                most = _NOBODY_SECONDS if _NOBODY.search(told) else _DEADLINE_SECONDS
+                most = _NOBODY_SECONDS if _NOBODY.search(text) else _DEADLINE_SECONDS
                 if time.monotonic() + pause > begun + most:
                     raise StoreUnreachableError(
                         f"{self.url_of(path)} gave no sound answer to {tries} tries in {most:.0f} s ({told}). "
@@ -392,18 +392,18 @@ class Connection:
             ) from None
 
 
-def _is_refused(error: BaseException, told: str) -> bool:
+def _is_refused(error: BaseException, text: str) -> bool:
     """Whether asking again will not help."""
     import obstore
 
     kinds = obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError
-    status = re.search(r"status(?: code)?: (4\d\d)", told)
+    status = re.search(r"status(?: code)?: (4\d\d)", text)
     again = status is not None and status[1] in ("408", "409", "416", "425", "429")
-    return isinstance(error, kinds) or (status is not None and not again) or _NO_CREDENTIALS.search(told) is not None
+    return isinstance(error, kinds) or (status is not None and not again) or _NO_CREDENTIALS.search(text) is not None
 
 
-def _is_full(told: str) -> bool:
-    return re.search(r"\b507\b|InsufficientStorage|QuotaExceeded", told) is not None
+def _is_full(text: str) -> bool:
+    return re.search(r"\b507\b|InsufficientStorage|QuotaExceeded", text) is not None
 
 
 class _NoAnswerError(Exception):

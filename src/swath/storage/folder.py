@@ -90,6 +90,10 @@ class Folder(Protocol):
         """All of a small file, or a `FileNotFoundError`."""
         ...
 
+    def read_if_there(self, key: str) -> bytes:
+        """The same; empty if it is not there."""
+        ...
+
     def read_again(self, key: str, before: bytes) -> bytes:
         """The same; ``before`` is what it was, which need not be transferred again where it has not changed."""
         ...

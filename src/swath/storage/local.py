@@ -202,6 +202,13 @@ class LocalFolder:
         """
         return (self.path / key).read_bytes()
 
+    def read_if_there(self, key: str) -> bytes:
+        """The same; empty if it is not there."""
+        try:
+            return self.read(key)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+
     def read_again(self, key: str, before: bytes) -> bytes:
         """The same."""
         return self.read(key)

@@ -27,6 +27,8 @@ class ObjectFile:
     connection: Connection
     key: str
     gate: Gate | None
+    seen: Seen | None
+    """The version that is read; that of the first answer if it is not known yet."""
     _whole: Buffer | None = None
 
     @property
@@ -37,21 +39,20 @@ class ObjectFile:
     @property
     def size(self) -> int:
         """Its bytes; a request if nothing of it was read yet."""
-        seen = self.connection.seen(self.key)
-        if seen is None:
+        if self.seen is None:
             with self._away():
-                seen = self.connection.head(self.key)
-        return seen.size
+                self.seen = self.connection.head(self.key)
+        return self.seen.size
 
     @property
     def version(self) -> tuple[Any, ...]:
         """Its ETag, once something of it was read."""
-        seen = self.connection.seen(self.key)
-        return () if seen is None else (self.key, *seen)
+        return () if self.seen is None else (self.key, *self.seen)
 
     def read_into(self, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
         """Fill ``buffers``, of ``n_bytes`` together, in order from ``offset``; return how many bytes there were."""
-        content = self._whole[offset : offset + n_bytes] if self._whole is not None else self._fetch(offset, n_bytes)
+        whole = self._whole
+        content = self._fetch(offset, offset + n_bytes) if whole is None else whole[offset : offset + n_bytes]
         at = 0
         for buffer in buffers:
             size = min(len(buffer), len(content) - at)
@@ -62,15 +63,16 @@ class ObjectFile:
             at += size
         return len(content)
 
-    def _fetch(self, offset: int, n_bytes: int) -> Buffer:
+    def _fetch(self, begin: int, end: int | None) -> Buffer:
         with self._away():
-            return self.connection.get(self.key, offset, offset + n_bytes).content
+            body = self.connection.get(self.key, begin, end, self.seen)
+        self.seen = body.seen
+        return body.content
 
     def load(self) -> int:
         """Fetch all of it, and keep it."""
         if self._whole is None:
-            with self._away():
-                self._whole = self.connection.get(self.key).content
+            self._whole = self._fetch(0, None)
         return len(self._whole)
 
     def read_ahead(self) -> None:
@@ -133,11 +135,19 @@ class ObjectFolder:
     @contextlib.contextmanager
     def open(self, key: str, direct: Scratch | None = None) -> Iterator[ObjectFile]:
         """An object; that it is not there shows when it is read."""
-        yield ObjectFile(self.connection, self.key_of(key), self.gate)
+        path = self.key_of(key)
+        yield ObjectFile(self.connection, path, self.gate, self.connection.seen(path))
 
     def read(self, key: str) -> bytes:
         """All of a small object, as it is now."""
         return self.connection.read(self.key_of(key))
+
+    def read_if_there(self, key: str) -> bytes:
+        """The same, by one request; empty if it is not there."""
+        try:
+            return self.connection.read(self.key_of(key), tries=1)
+        except FileNotFoundError:
+            return b""
 
     def read_again(self, key: str, before: bytes) -> bytes:
         """The same, by a request that transfers nothing if it is as it was when it was read last."""
