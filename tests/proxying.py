@@ -108,6 +108,7 @@ class Proxying:
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self.under_way = 0
+        self.clients: set[asyncio.Task[None] | None] = set()
         self.set(Settings())
         self.clear()
 
@@ -133,6 +134,8 @@ class Proxying:
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream = Upstream(self.upstream)
+        task = asyncio.current_task()
+        self.clients.add(task)  # which nobody else holds while it waits for a client that is gone
         try:
             while not reader.at_eof():
                 request = await read_head(reader)
@@ -150,6 +153,7 @@ class Proxying:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
         finally:
+            self.clients.discard(task)
             upstream.close()
             writer.close()
 
