@@ -337,7 +337,8 @@ class Connection:
                     raise DiskFullError(f"There is no room for {self.url_of(path)} ({told}). Make room.") from None
                 if _is_refused(error, text) and tries >= _REFUSED_TRIES:
                     raise StoreAccessError(
-                        f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint, in the environment or in storage_options."
+                        f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint (http:// wants "
+                        "allow_http), in the environment or in storage_options."
                     ) from None
                 most = _NOBODY_SECONDS if _NOBODY.search(text) else _DEADLINE_SECONDS
                 if time.monotonic() + pause > begun + most:
@@ -375,8 +376,8 @@ class Connection:
         client.setdefault("timeout", _LONGEST_WRITE if writing else _LONGEST_READ)
         if not writing:
             client.setdefault("read_timeout", _SILENCE)
-        if self.root.startswith("http://"):
-            client["allow_http"] = True
+        if self.root.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
+            client.setdefault("allow_http", True)
         config: Any = {k: v for k, v in given.items() if not _CLIENT.fullmatch(k) and k != "credential_provider"}
         extra: Any = {k: v for k, v in given.items() if k == "credential_provider"}
         try:
@@ -397,6 +398,8 @@ def _is_refused(error: BaseException, text: str) -> bool:
     import obstore
 
     kinds = obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError
+    if "builder error" in text:  # no request was made: the endpoint is no URL, or plain HTTP, which must be allowed
+        return True
     status = re.search(r"status(?: code)?: (4\d\d)", text)
     again = status is not None and status[1] in ("408", "409", "416", "425", "429")
     return isinstance(error, kinds) or (status is not None and not again) or _NO_CREDENTIALS.search(text) is not None
