@@ -285,7 +285,7 @@ class RowArray:
         >>> a = swath.ingest(np.arange(1000).reshape(100, 10), tmp / "batches.zarr", window=4)
         >>> batches = a.batches(32, seed=7)
         >>> len(batches), [batch.shape for batch in batches][-1], batches.starts.tolist()
-        (4, (1, 4, 10), [11])
+        (4, (1, 4, 10), [44])
         """
         layout = self._rows.layout
         window = check_window(self.window if window is None else window, layout.n_rows)
