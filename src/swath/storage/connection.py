@@ -406,7 +406,7 @@ def _is_refused(error: BaseException, text: str) -> bool:
 
 
 def _is_full(text: str) -> bool:
-    return re.search(r"\b507\b|InsufficientStorage|QuotaExceeded", text) is not None
+    return re.search(r"status(?: code)?: 507|InsufficientStorage|QuotaExceeded", text) is not None
 
 
 class _NoAnswerError(Exception):
