@@ -326,18 +326,17 @@ def _writing_bytes(lazy: da.Array, out: Any, block_bytes: int) -> int:
     if out is None or isinstance(out, np.ndarray):
         return 0
     chunk = getattr(out, "shards", None) or getattr(out, "chunks", None) or ()
-    a_chunk = math.prod(chunk) * out.dtype.itemsize if chunk else 0
-    import zarr
-
-    if not isinstance(out, zarr.Array):
+    a_chunk: int = math.prod(chunk) * out.dtype.itemsize if chunk else 0
+    if type(out).__module__.partition(".")[0] != "zarr":
         return block_bytes + 2 * a_chunk
     edges = (itertools.accumulate(sizes[:-1]) for sizes in lazy.chunks)
     has_parts = any(edge % n for in_axis, n in zip(edges, chunk) for edge in in_axis)
-    threads = zarr.config.get("threading.max_workers") or min(
-        32, (os.cpu_count() or 1) + 4
-    )  # as ThreadPoolExecutor has it
-    kept = threads * a_chunk if a_chunk <= _MOST_KEPT_BYTES else 0
-    return 2 * block_bytes + (_COPIES_MERGING * a_chunk + 2 * kept if has_parts else kept)
+    threads = min(32, (os.cpu_count() or 1) + 4)  # as many as asyncio has
+    n_chunks = math.prod(-(-n // c) for n, c in zip(lazy.shape, chunk))
+    # A chunk that is written once leaves two copies at most, whatever there are of threads.
+    kept = 2 * threads if has_parts else min(threads, 2 * n_chunks)
+    copies: int = (_COPIES_MERGING if has_parts else 0) + (kept if a_chunk <= _MOST_KEPT_BYTES else 0)
+    return 2 * block_bytes + copies * a_chunk
 
 
 def _checked_result(lazy: da.Array, out: Any, in_flight: int, limit: Room) -> Any:
