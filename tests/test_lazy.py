@@ -18,6 +18,7 @@ from oracle import assert_same, expected
 
 import swath
 from swath.errors import MemoryLimitError, OptionError, OutError, StartsError, SwathError
+from swath.graphs import flat_graph, held_by, jobs_of, sizes_of
 from swath.memory import Room
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 30))
@@ -204,6 +205,42 @@ def test_nothing_is_read_before_the_refusal(a: swath.RowArray, tmp_path: Path) -
         shard.unlink()
     with pytest.raises(MemoryLimitError):
         swath.compute(copy.windows(STARTS), memory_limit="1MB")
+
+
+# Five windows are a block of 19,200 bytes.
+@pytest.mark.parametrize(
+    ("made", "blocks"),
+    [
+        pytest.param(lambda x: x[::-1], 1, id="a view"),
+        pytest.param(lambda x: x[:, :9], 1, id="more than half, a view"),
+        pytest.param(lambda x: x[:, :8], 1.5, id="half, a copy"),
+        pytest.param(lambda x: da.concatenate([x, x]), 1, id="blocks under other names"),
+        pytest.param(lambda x: x * 2 + 1, 2, id="arithmetic"),
+        pytest.param(np.sqrt, 2, id="a ufunc"),
+        pytest.param(lambda x: x.astype("f4"), 1.5, id="a cast"),
+        pytest.param(lambda x: x.sum(axis=2), 1 + 3 / 30, id="a sum"),
+        pytest.param(lambda x: x.map_blocks(np.sort), 3, id="who knows what"),
+        pytest.param(lambda x: x.rechunk({0: (2, 3, 5, 5)}), 1.4, id="cut, the smaller part copied"),
+    ],
+)
+def test_what_a_graph_is_said_to_hold(a: swath.RowArray, made: Callable[[da.Array], da.Array], blocks: float) -> None:
+    lazy = made(a.windows(STARTS[:15], block=5))
+    graph = flat_graph(lazy)
+    outputs = [(lazy.name, *index) for index in np.ndindex(*lazy.numblocks)]
+    held = [held_by(job, sizes_of(lazy, graph), landing=False) for job in jobs_of(graph, outputs)]
+    assert max(each.peak for each in held) == pytest.approx(blocks * 5 * 16 * 30 * 8)
+
+
+def test_the_chunks_of_a_file_are_counted(a: swath.RowArray, tmp_path: Path) -> None:
+    # A block of 100 windows (384,000 bytes) is a part of a chunk of 38 MB, which is read, decoded, merged and encoded.
+    lazy = a.windows(STARTS, block=100)
+    for part in (lazy, lazy + 1):
+        shape = part.shape
+        whole = zarr.create_array(tmp_path / "whole", shape=shape, chunks=(100, 16, 30), dtype="f8", overwrite=True)
+        swath.compute(part, out=whole, memory_limit="64MiB")
+        parts = zarr.create_array(tmp_path / "parts", shape=shape, chunks=(9999, 16, 30), dtype="f8", overwrite=True)
+        with pytest.raises(MemoryLimitError, match="in flight"):
+            swath.compute(part, out=parts, memory_limit="64MiB")
 
 
 def test_a_row_array_travels_light_and_works_elsewhere(a: swath.RowArray, tmp_path: Path) -> None:

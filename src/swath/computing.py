@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +46,12 @@ _JOBS_A_THREAD = 2
 
 # What the scheduler is configured to be while a client is active.
 _OF_CLIENT = "dask.distributed"
+
+# What zarr-python holds of the chunks of which a block has a part: as read, decoded, merged, encoded (measured: 4.1 to 5.3 chunks).
+_COPIES_MERGING = 4
+
+# glibc keeps what a thread has freed for that thread, but gives back at once what is larger than this (malloc's own threshold).
+_MOST_KEPT_BYTES = 32 * 2**20
 
 # Stack, arguments and the allocator's slack of a thread that runs tasks.
 _TASK_OVERHEAD = 2**20
@@ -161,8 +169,7 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
     made = out is None or not in_place  # a batch: that is the result, or a block that is copied
     widest = max(blocks, key=lambda block: block.starts.size)
     largest = widest.plan(limit, batch_in_memory=made)
-    # What writes a file encodes a block before it writes it.
-    writing = 0 if in_place else largest.bytes_wanted
+    writing = _writing_bytes(lazy, out, largest.bytes_wanted)
     result = _checked_result(lazy, out, largest.peak_bytes - _result_bytes(lazy, out) + writing, limit)
     first = 0
     for block in blocks:
@@ -184,7 +191,7 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
     jobs = jobs_of(graph, list(outputs))
     is_local = get in (dask.threaded.get, dask.local.get_sync)
     cost = _cost(graph, jobs, sizes_of(lazy, graph), landing=is_local and out is None)
-    writing = 0 if isinstance(out, np.ndarray) or out is None else cost.a_result
+    writing = _writing_bytes(lazy, out, cost.a_result)
     left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
     client = getattr(get, "__self__", None)
     arriving: Iterator[tuple[Key, Any]]
@@ -308,6 +315,28 @@ class _Landing:
 
 def _result_bytes(lazy: da.Array, out: Any) -> int:
     return 0 if out is not None else int(lazy.nbytes)
+
+
+def _writing_bytes(lazy: da.Array, out: Any, block_bytes: int) -> int:
+    """What the library of a file takes to write a block, beside the block.
+
+    It encodes what it writes, and for a chunk of which the block has a part it does so after it has read and decoded it. The threads of
+    zarr-python take turns, and each of them keeps what its last chunk took.
+    """
+    if out is None or isinstance(out, np.ndarray):
+        return 0
+    chunk = getattr(out, "shards", None) or getattr(out, "chunks", None) or ()
+    a_chunk: int = math.prod(chunk) * out.dtype.itemsize if chunk else 0
+    if type(out).__module__.partition(".")[0] != "zarr":
+        return block_bytes + 2 * a_chunk
+    edges = (itertools.accumulate(sizes[:-1]) for sizes in lazy.chunks)
+    has_parts = any(edge % n for in_axis, n in zip(edges, chunk) for edge in in_axis)
+    threads = min(32, (os.cpu_count() or 1) + 4)  # as many as asyncio has
+    n_chunks = math.prod(-(-n // c) for n, c in zip(lazy.shape, chunk))
+    # A chunk that is written once leaves two copies at most, whatever there are of threads.
+    kept = 2 * threads if has_parts else min(threads, 2 * n_chunks)
+    copies: int = (_COPIES_MERGING if has_parts else 0) + (kept if a_chunk <= _MOST_KEPT_BYTES else 0)
+    return 2 * block_bytes + copies * a_chunk
 
 
 def _checked_result(lazy: da.Array, out: Any, in_flight: int, limit: Room) -> Any:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dask.array as da
+import dask.array.chunk
+import dask.array.reductions
 import numpy as np
-from dask._task_spec import convert_legacy_graph
+from dask._task_spec import Alias, convert_legacy_graph
 from dask.order import order
 
 from swath.lazy import block_of
@@ -18,6 +22,19 @@ from swath.workers import Job, Key
 
 # A variance is made of counts, sums and squares, and other reductions of fewer.
 _REDUCED_VALUES = 3
+
+# What selects a part of a block.
+_SELECT = (dask.array.chunk.getitem, operator.getitem)
+
+# Functions that make their result and nothing beside it, as `numpy.ufunc`s do.
+_FILL_THEIR_RESULT = (
+    *_SELECT,
+    dask.array.chunk.astype,
+    *(getattr(operator, name) for name in ("abs", "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow")),
+    *(getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "invert")),
+    *(getattr(dask.array.chunk, name) for name in ("sum", "prod", "all", "any")),
+    *(getattr(dask.array.reductions, name) for name in ("chunk_max", "chunk_min", "mean_chunk")),
+)
 
 Sizes = Callable[[Key], int]
 """Bytes of the result of a task."""
@@ -53,13 +70,27 @@ def sizes_of(lazy: da.Array, graph: Mapping[Key, Any]) -> Sizes:
         name, index = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
         known = chunks.get(name)
         if known is None or len(known) != len(index):
-            return 0  # a number, a slice, a function: what is no part of an array is small
+            # A piece that `rechunk` cuts off; or a number, a slice, a function: what is no part of an array is small.
+            return _piece_bytes(graph.get(key), value_bytes)
         # Of the first step of a reduction dask tells the chunks that go in.
         gone = _reduced_axes(graph.get(key))
         shape = (int(sizes[i]) for axis, (sizes, i) in enumerate(zip(known, index)) if axis not in gone)
         return math.prod(shape) * value_bytes[name]
 
     return size
+
+
+def _piece_bytes(task: Any, value_bytes: Mapping[str, int]) -> int:
+    """Bytes of a slice of a block; 0 for what is none, or has no given edges."""
+    if not _is_slice(task) or len(task.dependencies) != 1:
+        return 0
+    (before,) = task.dependencies
+    index = task.args[1]
+    edges = [(i.start, i.stop) for i in index if isinstance(i, slice)] if isinstance(index, tuple) else []
+    if not edges or not isinstance(before, tuple) or any(None in edge for edge in edges):
+        return 0
+    values: int = math.prod(stop - start for start, stop in edges)
+    return values * value_bytes.get(before[0], 0)
 
 
 def jobs_of(graph: Mapping[Key, Any], outputs: Sequence[Key]) -> list[Job]:
@@ -95,36 +126,69 @@ def held_by(job: Job, size: Sizes, *, landing: bool) -> Held:
     With ``landing`` it goes where memory is taken as it is filled; that of all outputs is counted elsewhere.
     """
     graph = job.graph
-    users = dict.fromkeys(graph, 0)
-    for key in graph:
-        for other in _unmade(graph, key):
-            users[other] += 1
+    memory = {key: _whose_memory(graph, key, size) for key in graph}
     outputs = set(job.outputs)
+    uses: dict[Key, set[Key]] = {}
+    users: dict[Key, int] = defaultdict(int)
+    for key in graph:
+        used = {memory[other] for other in _unmade(graph, key)} if memory[key] == key else set()
+        uses[key] = used | {memory[key]} if key in outputs else used
+        for other in uses[key]:
+            users[other] += 1
     now = peak = landed = 0
     tasks = [0, 0]
     for key in sorted(graph, key=order(dict(graph)).__getitem__):
         task = graph[key]
-        own, arguments = size(key), sum(map(size, task.dependencies))
-        on_the_way = _made_on_the_way(task, own, arguments)
-        now += own
         if landing and key in outputs:
-            landed += own
+            landed += size(key)
+        if memory[key] == key:
+            own, arguments = size(key), sum(size(memory.get(other, other)) for other in task.dependencies)
+            on_the_way = _made_on_the_way(task, own, arguments)
+            now += own
+            tasks = sorted((*tasks, own + on_the_way + arguments))[1:]
+        else:
+            on_the_way = 0
         peak = max(peak, now + on_the_way + landed)
-        tasks = sorted((*tasks, own + on_the_way + arguments))[1:]
-        for other in _unmade(graph, key):
+        for other in uses[key]:
             users[other] -= 1
             if not users[other]:
                 now -= size(other)
-        if not users[key]:
-            now -= own
     return Held(max(0, peak - landed), (tasks[1], tasks[0]))
 
 
+def _whose_memory(graph: Mapping[Key, Any], key: Key, size: Sizes) -> Key:
+    """The task whose result a result is a view of; its own if it is none."""
+    while (task := graph.get(key)) is not None and len(task.dependencies) == 1:
+        (before,) = task.dependencies
+        own, whole = size(key), size(before)
+        # dask copies what is selected if it is no more than half.
+        is_view = isinstance(task, Alias) or (_is_slice(task) and 2 * own > whole)
+        if before not in graph or not is_view or own > whole:
+            break
+        key = before
+    return key
+
+
+def _is_slice(task: Any) -> bool:
+    func = getattr(task, "func", None)
+    if not any(func is known for known in _SELECT):
+        return False
+    index = task.args[1]
+    return all(isinstance(i, (slice, int)) or i is Ellipsis for i in (index if isinstance(index, tuple) else (index,)))
+
+
 def _made_on_the_way(task: Any, own: int, arguments: int) -> int:
-    """Nothing where the engine fills its block, or blocks are joined; as much as goes in or out where a function is called."""
-    if block_of(task) is not None or len(task.dependencies) > 1:
+    """Nothing where a result is filled in place or blocks are joined; else as much as goes in or out of the function."""
+    if block_of(task) is not None or len(task.dependencies) > 1 or _fills_its_result(task):
         return 0
     return max(own, arguments) if _reduced_axes(task) else own
+
+
+def _fills_its_result(task: Any) -> bool:
+    func = getattr(task, "func", None)
+    while isinstance(func, partial):
+        func = func.func
+    return isinstance(func, np.ufunc) or any(func is known for known in _FILL_THEIR_RESULT)
 
 
 def _reduced_axes(task: Any) -> tuple[int, ...]:

@@ -56,10 +56,13 @@ MOST_PIECES = 100
 # Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
 INDEX_CACHE_BYTES = 32 * 2**20
 
-# What a decoder allocates for itself, and the allocator keeps of it, a thread: with lz4 5.0 MiB beside chunks of 1 MiB, 5.7 beside
-# chunks of 4 MiB, 0.4 beside chunks of 256 KiB; with zstd a tenth of that.
-_DECODER_SLACK = 6 * 2**20
-_DECODER_COPIES = 6
+# What a decoder allocates for itself, and the allocator keeps of it, a thread, at most so many bytes and so many chunks. Most with the
+# lz4 of blosc, in a process that has freed an array of 10 MB before, as every second gather finds it: 1.2 MiB beside chunks of
+# 128 KiB, 6.2 of 512 KiB, 12 of 1 MiB, 11 of 4 MiB; with zstd less than half of that.
+_DECODER_SLACK = 14 * 2**20
+_DECODER_COPIES = 14
+_ZSTD_SLACK = 6 * 2**20
+_ZSTD_COPIES = 6
 
 # Stack, bookkeeping and allocator slack: of the call, and of each thread. Measured by tests/test_memory.py.
 _CALL_OVERHEAD = 8 * 2**20
@@ -328,7 +331,8 @@ def plan_gather(
             held = min(held, (windows + 1) * (reach.gap_bytes + 2 * a_chunk))
     else:  # neighbours are fetched with the gaps between them
         held += min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes) + layout.decode_copies * a_chunk
-        held += min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
+        is_zstd = layout.codec == "zstd"
+        held += min(_ZSTD_SLACK, _ZSTD_COPIES * a_chunk) if is_zstd else min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
     scratch = held * (2 if direct else 1) + _THREAD_OVERHEAD
     if reach.is_remote:
         scratch += _COPIES_ARRIVING * most_chunks * (a_chunk + layout.crc_bytes) + _REQUEST_OVERHEAD
