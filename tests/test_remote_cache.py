@@ -154,14 +154,14 @@ def test_what_was_read_is_not_asked_for_again(behind: Server, proxy: Proxy, code
 
 def test_what_is_missing_is_asked_for_by_itself(behind: Server, proxy: Proxy, cache: Path) -> None:
     a = _open(behind, "raw", cache)
-    a.gather([100, 180])
+    a.gather([100, 300])
     proxy.clear()
-    assert_same(a.gather(np.arange(100, 181)), expected(ROWS, np.arange(100, 181), 8))
+    assert_same(a.gather(np.arange(100, 301)), expected(ROWS, np.arange(100, 301), 8))
     (request,) = [each for each in proxy.requests() if "/c." in each.target]
     begin, end = map(int, request.range.removeprefix("bytes=").split("-"))
-    # 80 rows of 800 bytes lie between, in whole pages.
+    # 192 rows of 800 bytes lie between, in whole pages.
     assert begin % PAGE == 0 == (end + 1) % PAGE
-    assert 68 * 800 < end + 1 - begin < 80 * 800
+    assert 180 * 800 < end + 1 - begin < 192 * 800
 
 
 def test_a_group_is_cached(behind: Server, proxy: Proxy, cache: Path) -> None:
@@ -245,10 +245,12 @@ def test_an_array_of_another_program(behind: Server, proxy: Proxy, given: Any, c
         ObjectStore(behind.store(f"cached/{name}.zarr")), shape=(1000, 100), dtype="f8", compressors=None, **given
     )
     starts = np.array([0, 500, 984, 20])
+    array[:] = ROWS[:1000]
+    a = _open(behind, name, cache)
     for k in range(3):
         array[:] = ROWS[:1000] + k
         # A new handle, and one that is moved on, ask which version it is.
-        a = _open(behind, name, cache) if k != 1 else a.refresh()  # noqa: F821
+        a = _open(behind, name, cache) if k == 2 else a.refresh()
         assert_same(a.gather(starts), expected(ROWS[:1000] + k, starts, 16))
         proxy.clear()
         assert_same(a.gather(starts), expected(ROWS[:1000] + k, starts, 16))
@@ -366,14 +368,14 @@ def test_kills_leave_nothing_wrong(
     moto: Server, proxy: Proxy, behind: Server, codec: str, cache: Path, full: bool
 ) -> None:
     proxy.set(latency_s=0.01)
-    for delay in np.linspace(0.01, 0.5, 30 if full else 5):
+    for delay in np.linspace(0.01, 0.5, 30 if full else 3):
         child = _start(behind, codec, cache, times=20)
         time.sleep(delay)
         child.send_signal(signal.SIGKILL)
         child.communicate()
         _end(_start(moto, codec, cache))
         shutil.rmtree(cache)
-    for _ in range(3):
+    for _ in range(2):
         child = _start(behind, codec, cache, times=20)
         time.sleep(0.2)
         child.kill()
@@ -402,7 +404,7 @@ def _garbage(path: Path) -> None:
 
 
 def _swap(path: Path) -> None:
-    a, b = sorted(path.parent.glob(f"*{path.suffix}"))[:2]
+    a, b = [*sorted(path.parent.glob(f"*{path.suffix}")), path][:2]
     content = a.read_bytes()
     a.write_bytes(b.read_bytes())
     b.write_bytes(content)
@@ -476,7 +478,7 @@ def test_the_disk_is_full(moto: Server, tmp_path: Path, n_bytes: int) -> None:
         a = _open(moto, "raw", disk)
         for _ in range(2):
             assert_same(a.gather(STARTS), expected(ROWS, STARTS, 8))
-        assert bool(_kept(disk)) == (n_bytes > 4096)
+        assert (sum(path.stat().st_blocks for path in _kept(disk)) > 0) == (n_bytes > 4096)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -519,8 +521,8 @@ def test_options_are_refused_at_the_door(
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "written.swath-cache").symlink_to(tmp_path / "file")
-    if isinstance(cache, str) and cache and "://" not in cache:
-        cache = os.path.join(tmp_path, cache)
+    if isinstance(cache, str) and cache and ":" not in cache and cache[0] != "/":
+        cache = f"{tmp_path}/{cache}"
     options: dict[str, Any] = {"storage_options": moto.storage_options, "cache": cache, "cache_limit": limit}
     if what is None:
         assert_same(swath.open(_url(moto, "raw"), **options).gather([7]), expected(ROWS, np.array([7]), 8))
@@ -540,7 +542,7 @@ def test_any_ranges_in_any_order(data: st.DataObject) -> None:
     seen = Seen('"x"', size)
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache.at(folder, LEAST_BYTES)
-        there = np.zeros(-(-size // PAGE), bool)
+        there = np.zeros(-(-size // PAGE), np.uint8)
         for _ in range(data.draw(st.integers(1, 8))):
             begin = data.draw(st.integers(0, size))
             end = data.draw(st.integers(begin, min(size, begin + 15 * PAGE)))
@@ -552,12 +554,13 @@ def test_any_ranges_in_any_order(data: st.DataObject) -> None:
 
             assert bytes(cache.read("url", seen, begin, end, fetch)) == content[begin:end]
             first, stop = begin // PAGE, -(-end // PAGE)
-            missing = np.flatnonzero(~there[first:stop]) + first
+            missing = np.flatnonzero(there[first:stop] == 0) + first
             wanted = [(int(missing[0]) * PAGE, min(size, int(missing[-1] + 1) * PAGE))] if missing.size else []
             assert asked == wanted
-            there[first:stop] = True
-            if there.any() and data.draw(st.booleans()):
-                page = int(data.draw(st.sampled_from(np.flatnonzero(there).tolist())))
+            there[first:stop] = 1
+            if there.any() and data.draw(st.sampled_from([0, 1])):
+                pages: list[int] = np.flatnonzero(there).tolist()
+                page = data.draw(st.sampled_from(pages))
                 at = data.draw(st.integers(page * PAGE, min(size, page * PAGE + PAGE) - 1))
                 (path,) = Path(folder).glob("*.swath-pages")
                 with path.open("r+b") as file:

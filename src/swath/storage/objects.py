@@ -46,6 +46,7 @@ class ObjectFile:
         if self.seen is None:
             with self._away():
                 self.seen = self.connection.head(self.key)
+                self.connection.meet(self.key, self.seen)
         return self.seen.size
 
     @property
