@@ -1,8 +1,8 @@
 """What is kept on this machine of objects that are far away: whole pages, in a folder that processes share.
 
 Each version of an object has one sparse file: the pages of the object at their offsets, and behind them a table of 4 bytes a
-page, its crc32c. A page is there if the table has its checksum, and it is kept for sound only where the checksum is right. So
-there is nothing to keep consistent: processes write at once without a lock, and one that is killed, a file system that
+page, its crc32c, mixed with the version and the number of the page. A page is there if the table has something for it, and it
+is taken for sound only where that is right. So there is nothing to keep consistent: processes write at once without a lock, and one that is killed, a file system that
 loses power, or a bit that flips leaves pages that are not there. The table is written after the pages, and both bear being
 written twice, since a version has the same bytes for all.
 
@@ -96,7 +96,8 @@ class Cache:
             self.keep(url, seen, a * PAGE, content)
             return content
 
-        with self._opened(_name_of_pages(url, seen)) as descriptor:
+        name = _name_of_pages(url, seen)
+        with self._opened(name) as descriptor:
             table = _table(descriptor, seen, first, stop)
             absent = np.flatnonzero(table == 0)
             a, b = (first + int(absent[0]), first + int(absent[-1]) + 1) if absent.size else (stop, stop)
@@ -107,7 +108,8 @@ class Cache:
                 # Made only now, so that it does not stand beside the pieces of an answer.
                 content = memoryview(np.empty((stop - first) * PAGE, np.uint8))
                 content[(a - first) * PAGE :][: len(missing)] = missing
-                if not _fill(descriptor, content, table, first, ((first, a), (b, stop))):
+                checksums = table ^ _marks(name, first, stop)
+                if not _fill(descriptor, content, checksums, first, ((first, a), (b, stop))):
                     del content
                     content = fetched(first, stop)
         return content[begin - first * PAGE : end - first * PAGE]
@@ -118,14 +120,17 @@ class Cache:
         with contextlib.suppress(OSError):
             if not n_pages or not self._has_room(n_pages + 2):  # a page of the table, or two
                 return
-            with self._opened(_name_of_pages(url, seen), os.O_CREAT) as descriptor:
+            name = _name_of_pages(url, seen)
+            with self._opened(name, os.O_CREAT) as descriptor:
                 if descriptor is None:
                     return
                 checksums = np.array(
                     [crc32c(_whole(content[i : i + PAGE])) for i in range(0, len(content), PAGE)], "<u4"
                 )
+                first = begin // PAGE
+                table = checksums ^ _marks(name, first, first + n_pages)
                 if os.pwrite(descriptor, content, begin) == len(content):
-                    os.pwrite(descriptor, checksums.tobytes(), _place_in_table(seen, begin // PAGE))
+                    os.pwrite(descriptor, table.tobytes(), _place_in_table(seen, first))
 
     def seen(self, url: str) -> Seen | None:
         """The version of an object that was noted last, by any process."""
@@ -233,7 +238,11 @@ class Cache:
 
 
 def _fill(
-    descriptor: int | None, content: Buffer, table: NDArray[np.uint32], first: int, runs: tuple[tuple[int, int], ...]
+    descriptor: int | None,
+    content: Buffer,
+    checksums: NDArray[np.uint32],
+    first: int,
+    runs: tuple[tuple[int, int], ...],
 ) -> bool:
     """Read runs of pages to their places in ``content``, which begins at page ``first``; False if they are not sound."""
     assert descriptor is not None
@@ -244,19 +253,24 @@ def _fill(
                 return False
         except OSError:
             return False
-        if crc32c(run) != combiner(PAGE).combine(table[a - first : b - first].tolist()):
+        if crc32c(run) != combiner(PAGE).combine(checksums[a - first : b - first].tolist()):
             return False
     return True
 
 
 def _table(descriptor: int | None, seen: Seen, first: int, stop: int) -> NDArray[np.uint32]:
-    """The checksums of pages; 0 for one that is not there."""
+    """What the table has of pages; 0 for one that is not there."""
     table = np.zeros(stop - first, "<u4")
     if descriptor is not None:
         with contextlib.suppress(OSError):
             encoded = os.pread(descriptor, table.nbytes, _place_in_table(seen, first))
             table.view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     return table
+
+
+def _marks(name: str, first: int, stop: int) -> NDArray[np.uint32]:
+    """What the checksum of a page is mixed with in the table: that of another file, or of another page, is none of its."""
+    return np.arange(first, stop, dtype="<u4") ^ np.uint32(int(name[:8], 16))
 
 
 def _place_in_table(seen: Seen, page: int) -> int:
