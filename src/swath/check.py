@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,7 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
     StoreChangedError
         Another store has taken this one's place.
     """
+    store = replace(store, folder=store.folder.origin())
     layout = store.layout
     checker = _Checker(store)
     threads = max(1, min(_THREADS, layout.n_shards, limit.n_bytes // _BLOCK_BYTES))

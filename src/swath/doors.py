@@ -22,6 +22,8 @@ def open(
     dtype: DTypeLike | None = None,
     row_shape: Sequence[int] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
 ) -> RowArray:
     """Open a store, or in place, without a copy, an array that another program wrote.
 
@@ -41,6 +43,14 @@ def open(
         Of an object store: the configuration of obstore for its kind, such as ``region``, ``endpoint``, ``access_key_id``, and
         ``allow_http``. What is not given is found in the environment, as the tools of each cloud do. Credentials that are given
         here stay in this process: workers that the array is sent to find their own.
+    cache
+        A folder of this machine, in which is kept what is read of an object store, for this and all later processes that name
+        it. It may be lost or damaged: what is not sound there is read from the store. Of an array that another program wrote,
+        each process asks once for each object whether it is another by now; a store of ours says so itself. `RowArray.verify`
+        reads the store and not the cache.
+    cache_limit
+        Bytes on the disk that the folder may take, or text such as ``"100GiB"``; by default 10 GiB. What was used longest ago
+        goes first.
 
     Raises
     ------
@@ -65,7 +75,16 @@ def open(
     """
     from swath.opening import open_rows
 
-    return RowArray(open_rows(url, window=window, dtype=dtype, row_shape=row_shape, storage_options=storage_options))
+    rows = open_rows(
+        url,
+        window=window,
+        dtype=dtype,
+        row_shape=row_shape,
+        storage_options=storage_options,
+        cache=cache,
+        cache_limit=cache_limit,
+    )
+    return RowArray(rows)
 
 
 def ingest(

@@ -15,6 +15,7 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
@@ -146,8 +147,10 @@ class EncodedReader:
     def __enter__(self) -> EncodedReader:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._files.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
 
     def read(self, first_chunk: int, stop_chunk: int, wanted: Wanted) -> Iterator[Decoded]:
         """What is wanted of the chunks; see `ChunkReader`."""

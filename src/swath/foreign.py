@@ -149,7 +149,7 @@ class ForeignZarr:
 
     def reopened(self) -> ForeignZarr:
         """The array as it is now."""
-        return open_zarr(self.folder, self.window)
+        return open_zarr(self.folder.anew(), self.window)
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the metadata have changed.

@@ -195,17 +195,23 @@ class RowGroup(Mapping[str, RowArray]):
         return sources
 
 
-def open_group(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> RowGroup:
+def open_group(
+    url: Any,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
+) -> RowGroup:
     """Open a group that `ingest_group` wrote.
 
     Parameters
     ----------
-    url, storage_options
+    url, storage_options, cache, cache_limit
         As in `swath.open`.
 
     Raises
     ------
-    StoreNotFoundError, IncompleteStoreError, FormatError
+    StoreNotFoundError, IncompleteStoreError, FormatError, OptionError
 
     Examples
     --------
@@ -214,7 +220,7 @@ def open_group(url: Any, *, storage_options: Mapping[str, Any] | None = None) ->
     >>> sorted(swath.open_group(tmp / "open_group.zarr"))
     ['X', 'y']
     """
-    return _open(place_of(url, storage_options))
+    return _open(place_of(url, storage_options, cache, cache_limit))
 
 
 def _open(folder: Folder) -> RowGroup:

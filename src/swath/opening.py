@@ -27,12 +27,14 @@ def open_rows(
     dtype: DTypeLike | None,
     row_shape: Sequence[int] | None,
     storage_options: Mapping[str, Any] | None,
+    cache: str | os.PathLike[str] | None,
+    cache_limit: int | str | None,
 ) -> Rows:
     """The rows at ``url``; parameters and errors as `swath.open` describes them."""
     if window is not None:
         window = check_usual_window(window)
     name, separator, dataset = os.fspath(url).rpartition("::") if isinstance(url, (str, os.PathLike)) else ("", "", "")
-    folder = place_of(name if separator else url, storage_options)
+    folder = place_of(name if separator else url, storage_options, cache, cache_limit)
     if isinstance(folder, LocalFolder) and folder.path.is_file():
         from swath.in_place import open_in_place
         from swath.sources import open_source

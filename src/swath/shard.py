@@ -130,6 +130,8 @@ class IndexCache:
         ------
         DamagedStoreError
         """
+        if stamp is not None:
+            file.recall()  # an old version shows by its stamp
         index = self._indexes.get(key := (file.version, stamp and stamp.shard))
         if index is None:
             index = self.read(file, stamp)

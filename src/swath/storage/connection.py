@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -160,6 +160,10 @@ class Connection:
         """What obstore reads it by."""
         return self._store(writing=False)
 
+    def anew(self) -> Connection:
+        """The same, with no object met yet."""
+        return replace(self, _seen={}, _texts={})
+
     def url_of(self, path: str) -> str:
         """An object, as messages name it."""
         return f"{self.root}/{path}"
@@ -167,6 +171,12 @@ class Connection:
     def seen(self, path: str) -> Seen | None:
         """The object as it was met last."""
         return self._seen.get(path)
+
+    def meet(self, path: str, seen: Seen) -> None:
+        """Read this version from now on."""
+        while len(self._seen) >= _MOST_SEEN:
+            self._seen.pop(next(iter(tuple(self._seen))), None)
+        self._seen[path] = seen
 
     def forget(self, path: str, seen: Seen | None = None) -> None:
         """Take whatever is there next; of one version only if it was the last that was met."""
@@ -209,9 +219,7 @@ class Connection:
 
         body = self._asked(path, ask, missing_tries=_MISSING_TRIES)
         if seen is None:
-            while len(self._seen) >= _MOST_SEEN:
-                self._seen.pop(next(iter(tuple(self._seen))), None)
-            self._seen[path] = body.seen
+            self.meet(path, body.seen)
         return body
 
     def _replaced(self, path: str, seen: Seen | None) -> VersionError:

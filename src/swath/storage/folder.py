@@ -35,6 +35,10 @@ class File(Protocol):
         """Fill ``buffers``, of ``n_bytes`` together, in order from ``offset``; return how many bytes there were."""
         ...
 
+    def recall(self) -> None:
+        """Read the version that any process of this machine met last: whoever calls this finds out by its bytes if it will do."""
+        ...
+
     def load(self) -> int:
         """Its size. What is far away is fetched whole, since it is going to be read."""
         ...
@@ -80,6 +84,14 @@ class Folder(Protocol):
 
     def through(self, gate: Gate) -> Folder:
         """The same for threads that shall not go on once the gate is shut."""
+        ...
+
+    def anew(self) -> Folder:
+        """The same, of which nothing was met yet."""
+        ...
+
+    def origin(self) -> Folder:
+        """The same as it is where it is, and not as it is kept on this machine."""
         ...
 
     def open(self, key: str, direct: Scratch | None = None) -> AbstractContextManager[File]:

@@ -117,6 +117,9 @@ class LocalFile:
         """Let the system fetch what comes next: the file is read from its first byte to its last."""
         os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
+    def recall(self) -> None:
+        """Nothing: it is read as it is."""
+
     def load(self) -> int:
         """Its size: it is near."""
         return self.size
@@ -169,6 +172,14 @@ class LocalFolder:
 
     def through(self, gate: Gate) -> LocalFolder:
         """The same: nobody waits for long."""
+        return self
+
+    def anew(self) -> LocalFolder:
+        """The same: nothing is kept of it."""
+        return self
+
+    def origin(self) -> LocalFolder:
+        """The same."""
         return self
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Byte ranges of objects into the caller's buffers, and objects that appear whole.
 
 Each object is read as the version that was met first: where another takes its place, the server refuses the next range
-(``If-Match``), so that two versions are never spliced.
+(``If-Match``), so that two versions are never spliced. Where there is a cache (`swath.storage.cache`), what it has is not asked for.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from swath.errors import DamagedStoreError
 from swath.plan import REMOTE, Reach
-from swath.storage.connection import Connection, Seen
+from swath.storage.cache import PAGE, Cache
+from swath.storage.connection import Connection, Seen, VersionError
 from swath.storage.gate import Gate
 from swath.storage.local import Buffer, Scratch
 
@@ -29,6 +31,8 @@ class ObjectFile:
     gate: Gate | None
     seen: Seen | None
     """The version that is read; that of the first answer if it is not known yet."""
+    cache: Cache | None = None
+    _is_noted: bool = False
     _whole: Buffer | None = None
 
     @property
@@ -42,6 +46,7 @@ class ObjectFile:
         if self.seen is None:
             with self._away():
                 self.seen = self.connection.head(self.key)
+                self.connection.meet(self.key, self.seen)
         return self.seen.size
 
     @property
@@ -65,9 +70,41 @@ class ObjectFile:
 
     def _fetch(self, begin: int, end: int | None) -> Buffer:
         with self._away():
-            body = self.connection.get(self.key, begin, end, self.seen)
+            if self.cache is None or (self.seen is not None and not self.seen.is_strong):
+                return self._get(begin, end)
+            if self.seen is not None:
+                end = self.seen.size if end is None else min(end, self.seen.size)
+                return self.cache.read(self.path, self.seen, min(begin, end), end, self._get)
+            start = begin - begin % PAGE
+            content = self._get(start, None if end is None else end + -end % PAGE)
+            self._keep(self.cache, start, content)
+            return content[begin - start : None if end is None else end - start]
+
+    def _get(self, begin: int, end: int | None) -> Buffer:
+        body = self.connection.get(self.key, begin, end, self.seen)
         self.seen = body.seen
         return body.content
+
+    def _keep(self, cache: Cache, begin: int, content: Buffer) -> None:
+        """Keep pages of a version that is known now. A time and a size do not tell two versions apart for sure."""
+        if self.seen is not None and self.seen.is_strong:
+            cache.keep(self.path, self.seen, begin, content)
+            if self._is_noted:
+                cache.note(self.path, self.seen)
+
+    def recall(self) -> None:
+        """Read the version that was noted last, without a request; note the one that is met now if there is none."""
+        if self.cache is not None and self.seen is None:
+            self._is_noted = True
+            self.seen = self.cache.seen(self.path)
+            if self.seen is not None:
+                self.connection.meet(self.key, self.seen)
+
+    def forget(self) -> None:
+        """Keep nothing of this version: it is damaged, or another has taken its place."""
+        if self.cache is not None:
+            self.connection.forget(self.key, self.seen)
+            self.cache.forget(self.path, self.seen)
 
     def load(self) -> int:
         """Fetch all of it, and keep it."""
@@ -96,10 +133,12 @@ class ObjectFolder:
 
     connection: Connection
     prefix: str
+    cache: Cache | None = None
+    """What is kept of them on this machine."""
     gate: Gate | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ObjectFolder, (self.connection, self.prefix)
+        return ObjectFolder, (self.connection, self.prefix, self.cache)
 
     @property
     def url(self) -> str:
@@ -128,6 +167,14 @@ class ObjectFolder:
         """The same for threads that may be left behind."""
         return replace(self, gate=gate)
 
+    def anew(self) -> ObjectFolder:
+        """The same, for versions of objects that are met from now on."""
+        return replace(self, connection=self.connection.anew())
+
+    def origin(self) -> ObjectFolder:
+        """The same without a cache, and without what was met before."""
+        return replace(self.anew(), cache=None)
+
     def key_of(self, name: str) -> str:
         """The key of an object in it."""
         return f"{self.prefix}/{name}" if self.prefix else name
@@ -136,7 +183,13 @@ class ObjectFolder:
     def open(self, key: str, direct: Scratch | None = None) -> Iterator[ObjectFile]:
         """An object; that it is not there shows when it is read."""
         path = self.key_of(key)
-        yield ObjectFile(self.connection, path, self.gate, self.connection.seen(path))
+        file = ObjectFile(self.connection, path, self.gate, self.connection.seen(path), self.cache)
+        try:
+            yield file
+        except (DamagedStoreError, VersionError):
+            # A bit may have flipped on the way to the cache, or the version that was noted is an old one: who reads again, asks.
+            file.forget()
+            raise
 
     def read(self, key: str) -> bytes:
         """All of a small object, as it is now."""

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from swath.errors import OptionError
+from swath.storage.cache import Cache
 from swath.storage.connection import Connection
 from swath.storage.folder import Folder
 from swath.storage.local import LocalFolder
@@ -17,6 +18,9 @@ from swath.storage.zarr_store import is_zarr_store, zarr_store_folder
 
 # Those that obstore knows.
 _SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https")
+
+# Of a cache where nobody has said.
+_CACHE_BYTES = 10 * 2**30
 
 
 def local_path(url: str | os.PathLike[str]) -> Path:
@@ -39,7 +43,12 @@ def is_remote(url: object) -> bool:
     return isinstance(url, str) and "://" in url and url.partition("://")[0].lower() in _SCHEMES
 
 
-def place_of(url: Any, storage_options: Mapping[str, Any] | None = None) -> Folder:
+def place_of(
+    url: Any,
+    storage_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
+) -> Folder:
     """The folder that ``url`` names: a path, ``s3://``, ``gs://``, ``az://``, or ``http(s)://``, which can only be read.
 
     A store of zarr-python, or a mapping of fsspec, is a folder that can only be read too.
@@ -47,8 +56,17 @@ def place_of(url: Any, storage_options: Mapping[str, Any] | None = None) -> Fold
     Raises
     ------
     OptionError
-        It is no such place, or ``storage_options`` mean nothing there.
+        It is no such place, or ``storage_options`` or a ``cache`` mean nothing there.
     """
+    if cache is None and cache_limit is not None:
+        raise OptionError(
+            f"cache_limit is {cache_limit!r}, but there is no cache. Give the path of a folder as cache, too."
+        )
+    if cache is not None and not is_remote(url):
+        raise OptionError(
+            f"cache is {str(cache)!r}, which is for URLs of object stores: what is read by a path is near, and a store of "
+            "zarr-python does not tell versions. Leave it out."
+        )
     if is_zarr_store(url):
         if storage_options:
             raise OptionError("A store of zarr-python has options of its own. Leave out storage_options.")
@@ -72,4 +90,9 @@ def place_of(url: Any, storage_options: Mapping[str, Any] | None = None) -> Fold
     # The store begins one folder above, where the metadata of a group may be.
     folder_above, _, name = parts.path.strip("/").rpartition("/")
     root = f"{parts.scheme}://{parts.netloc}" + (f"/{folder_above}" if folder_above else "")
-    return ObjectFolder(Connection.to(root, storage_options), name)
+    connection = Connection.to(root, storage_options)
+    return ObjectFolder(
+        connection,
+        name,
+        None if cache is None else Cache.at(cache, _CACHE_BYTES if cache_limit is None else cache_limit),
+    )

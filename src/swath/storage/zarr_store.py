@@ -86,6 +86,9 @@ class ZarrStoreFile:
             at += size
         return len(content)
 
+    def recall(self) -> None:
+        """Nothing: it is read as it is."""
+
     def load(self) -> int:
         """Fetch all of it, and keep it."""
         if self._whole is None:
@@ -160,6 +163,14 @@ class ZarrStoreFolder:
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
+
+    def anew(self) -> ZarrStoreFolder:
+        """The same: nothing is kept of it."""
+        return self
+
+    def origin(self) -> ZarrStoreFolder:
+        """The same."""
+        return self
 
     @contextlib.contextmanager
     def open(self, key: str, direct: Scratch | None = None) -> Iterator[ZarrStoreFile]:
