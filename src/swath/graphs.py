@@ -12,7 +12,6 @@ from typing import Any
 
 import dask.array as da
 import dask.array.chunk
-import dask.array.reductions
 import numpy as np
 from dask._task_spec import Alias, convert_legacy_graph
 from dask.order import order
@@ -32,8 +31,6 @@ _FILL_THEIR_RESULT = (
     dask.array.chunk.astype,
     *(getattr(operator, name) for name in ("abs", "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow")),
     *(getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "invert")),
-    *(getattr(dask.array.chunk, name) for name in ("sum", "prod", "all", "any")),
-    *(getattr(dask.array.reductions, name) for name in ("chunk_max", "chunk_min", "mean_chunk")),
 )
 
 Sizes = Callable[[Key], int]

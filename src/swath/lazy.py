@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from swath.errors import OptionError
 from swath.gather import Columns, check_columns, gather, plan_for
 from swath.memory import Room, dask_worker, resolve_limit
-from swath.plan import MOST_THREADS, Plan
+from swath.plan import Plan, Reach
 from swath.rows import Rows
 from swath.windows import IntArray, check_starts, check_window
 from swath.workers import find_client, team_of
@@ -59,7 +59,7 @@ class WindowsBlock:
     columns: Columns
 
     def __call__(self) -> NDArray[Any]:
-        return gather(self.rows, self.plan(resolve_limit(None), most_threads=threads_of_task()))
+        return gather(self.rows, self.plan(resolve_limit(None), most_threads=threads_of_task(self.rows.reach)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UnopenedBlock, (self.rows.recipe(), self.starts, self.window, self.columns)
@@ -68,7 +68,7 @@ class WindowsBlock:
         """The block itself."""
         return self
 
-    def plan(self, limit: Room, *, batch_in_memory: bool = True, most_threads: int = MOST_THREADS) -> Plan:
+    def plan(self, limit: Room, *, batch_in_memory: bool = True, most_threads: int | None = None) -> Plan:
         """The plan of this block."""
         starts = self.starts.astype(np.int64)
         return plan_for(
@@ -173,15 +173,15 @@ def engine_bytes(block: WindowsBlock | UnopenedBlock) -> int:
     """What the gather of a block takes beside it; 0 for one whose rows are not open here."""
     if not isinstance(block, WindowsBlock):
         return 0
-    cost = block.plan(_ANY_ROOM, most_threads=threads_of_task()).cost
+    cost = block.plan(_ANY_ROOM, most_threads=threads_of_task(block.rows.reach)).cost
     in_64_bits = block.starts.size * 8  # which are gone when rows are read, but the allocator may keep their place
     return cost.total - cost.batch + in_64_bits
 
 
-def threads_of_task() -> int:
+def threads_of_task(reach: Reach) -> int:
     """How many threads may read for one task, so that all that run beside one another keep the disk busy, and no more."""
     worker = dask_worker()
-    return max(1, MOST_THREADS // (local_threads() if worker is None else worker.state.nthreads))
+    return max(1, reach.requests // (local_threads() if worker is None else worker.state.nthreads))
 
 
 def local_threads() -> int:
