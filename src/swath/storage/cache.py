@@ -2,9 +2,9 @@
 
 Each version of an object has one sparse file: the pages of the object at their offsets, and behind them a table of 4 bytes a
 page, its crc32c, mixed with the version and the number of the page. A page is there if the table has something for it, and it
-is taken for sound only where that is right. So there is nothing to keep consistent: processes write at once without a lock, and one that is killed, a file system that
-loses power, or a bit that flips leaves pages that are not there. The table is written after the pages, and both bear being
-written twice, since a version has the same bytes for all.
+is taken for sound only where that is right. So there is nothing to keep consistent: processes write at once without a lock, and
+one that is killed, a file system that loses power, or a bit that flips leaves pages that are not there. The table is written
+after the pages, and both bear being written twice, since a version has the same bytes for all.
 
 What is written is counted in one more file, a byte for each page, as long as nobody has looked at the folder. Who makes it
 longer than a part of the limit looks, under a lock that the kernel frees when its holder dies, and removes what was used
