@@ -349,6 +349,15 @@ def test_what_was_used_longest_ago_goes(cache: Path) -> None:
     assert LEAST_BYTES / 2 < _bytes_on_disk(cache) <= LEAST_BYTES
 
 
+def test_what_would_drive_out_the_rest_is_not_kept(cache: Path) -> None:
+    keeping = Cache.at(cache, LEAST_BYTES)
+    content = np.random.default_rng(0).bytes(LEAST_BYTES // 8)
+    for size in (len(content), LEAST_BYTES // 32):
+        seen = Seen(str(size), size)
+        assert bytes(keeping.read("url", seen, 0, size, lambda a, b: memoryview(content)[a:b])) == content[:size]
+        assert len(_kept(cache)) == (size < LEAST_BYTES // 16)
+
+
 def test_files_are_private(moto: Server, cache: Path) -> None:
     _open(moto, "raw", cache).gather(STARTS)
     assert cache.stat().st_mode & 0o777 == 0o700
@@ -506,6 +515,7 @@ def test_a_cache_is_for_urls(tmp_path: Path, url: str) -> None:
         ("file/cache", None, "nothing can be kept"),
         ("/proc/cache", None, "nothing can be kept"),
         ("linked", None, "nothing can be kept"),
+        ("piped", None, "nothing can be kept"),
         ("cache", "1 parsec", "is no size"),
         ("cache", 0, "at least 1 byte"),
         ("cache", -1, "at least 1 byte"),
@@ -521,6 +531,8 @@ def test_options_are_refused_at_the_door(
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "written.swath-cache").symlink_to(tmp_path / "file")
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped" / "written.swath-cache")
     if isinstance(cache, str) and cache and ":" not in cache and cache[0] != "/":
         cache = f"{tmp_path}/{cache}"
     options: dict[str, Any] = {"storage_options": moto.storage_options, "cache": cache, "cache_limit": limit}
@@ -582,6 +594,15 @@ def test_a_version_is_told_to_others(cache: Path) -> None:
     a.note("long", Seen("x" * 5000, 7))
     assert a.seen("long") is None
     (path,) = cache.glob("*.swath-seen")
-    for damaged in (b"", b"\0" * 4096, b"x", b"7 []", b"1 \xff", b"12345 [1]", path.read_bytes()[:20]):
+    for damaged in (
+        b"",
+        b"\0" * 4096,
+        b"x",
+        b"7 []",
+        b"1 \xff",
+        b"12345 [1]",
+        b'7 ["x", 7, true, null]',
+        path.read_bytes()[:20],
+    ):
         path.write_bytes(damaged)
         assert b.seen("url") is None
