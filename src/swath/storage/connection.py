@@ -7,6 +7,7 @@ as refused credentials, is an error at once. No message has what a server or a l
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -37,6 +38,11 @@ _NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error")
 # A proxy may refuse once what it lets pass the next time. Where no credentials are found, those of a virtual machine are asked for.
 _REFUSED_TRIES = 2
 _NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
+
+# What a server says once may be a fault on the way; one that says it so often cannot do what is asked of it. A redirect tells of a
+# bucket in another region.
+_UNABLE_TRIES = 6
+_UNABLE = re.compile("redirect|Content-Length Header missing|Range request not supported")
 
 # A server that sends nothing for so long will not; AWS advises to ask anew after some seconds rather than to wait.
 _SILENCE = timedelta(seconds=5)
@@ -202,6 +208,14 @@ class Connection:
                 content = memoryview(result.bytes()).cast("B")
             except obstore.exceptions.PreconditionError:
                 raise self._replaced(path, seen) from None
+            except obstore.exceptions.BaseError as error:
+                if end is None or _status(str(error)) != "416":
+                    raise
+                # Nothing is there from this byte on, such as of an object that is empty.
+                now = _seen_of(obstore.head(self._store(writing=False), path))
+                if begin < now.size:
+                    raise
+                return Body(memoryview(b""), now)
             wanted = (begin, now.size if end is None else min(end, now.size))
             if (a, b) != wanted or len(content) != b - a:
                 raise _NoAnswerError(f"bytes {a} to {b} ({len(content)}) came for {wanted[0]} to {wanted[1]}")
@@ -335,7 +349,9 @@ class Connection:
                 text, told = str(error), self._told(error)
                 if _is_full(text):
                     raise DiskFullError(f"There is no room for {self.url_of(path)} ({told}). Make room.") from None
-                if _is_refused(error, text) and tries >= _REFUSED_TRIES:
+                if tries >= (
+                    _REFUSED_TRIES if _is_refused(error, text) else _UNABLE_TRIES if _UNABLE.search(text) else math.inf
+                ):
                     raise StoreAccessError(
                         f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint, in the environment or in storage_options."
                     ) from None
@@ -351,9 +367,8 @@ class Connection:
     def _told(self, error: BaseException) -> str:
         """The first line of an error, and what a status says, without secrets."""
         text = str(error)
-        status = re.search(r"status: (\d{3})", text)
-        first = text.partition("\n")[0][:300]
-        return self.options.redacted(f"{first}, HTTP {status[1]}" if status and status[1] not in first else first)
+        status, first = _status(text), text.partition("\n")[0][:300]
+        return self.options.redacted(first if status in first else f"{first}, HTTP {status}")
 
     def _store(self, *, writing: bool) -> Any:
         """The client of this process, which is made when it is first needed."""
@@ -397,13 +412,21 @@ def _is_refused(error: BaseException, text: str) -> bool:
     import obstore
 
     kinds = obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError
-    status = re.search(r"status(?: code)?: (4\d\d)", text)
-    again = status is not None and status[1] in ("408", "409", "416", "425", "429")
-    return isinstance(error, kinds) or (status is not None and not again) or _NO_CREDENTIALS.search(text) is not None
+    status = _status(text)
+    again = status in ("408", "409", "416", "425", "429")
+    return (
+        isinstance(error, kinds) or (status.startswith("4") and not again) or _NO_CREDENTIALS.search(text) is not None
+    )
 
 
 def _is_full(text: str) -> bool:
-    return re.search(r"\b507\b|InsufficientStorage|QuotaExceeded", text) is not None
+    return _status(text) == "507" or re.search("InsufficientStorage|QuotaExceeded", text) is not None
+
+
+def _status(text: str) -> str:
+    """Of an answer, in the text of an error: other numbers in it are of keys, ports and times."""
+    status = re.search(r"status(?: code)?: (\d{3})", text)
+    return "" if status is None else status[1]
 
 
 class _NoAnswerError(Exception):

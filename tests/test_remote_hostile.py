@@ -1,0 +1,159 @@
+"""Object stores that do what they should not: the rows stay right, the errors are typed and come soon."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pytest
+from fault_proxy import Proxy
+
+from servers import Server, serve
+
+import swath
+from swath.errors import (
+    DamagedStoreError,
+    FormatError,
+    StoreAccessError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+)
+
+ROWS = np.random.default_rng(0).normal(size=(2000, 20))
+LAYOUT: dict[str, Any] = {"window": 8, "chunk_rows": 4, "shard_rows": 200, "codec": "raw"}
+WRITABLE = ("moto", "azurite", "fake-gcs")
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@pytest.fixture(scope="module", params=WRITABLE)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that keeps conditions."""
+    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve("moto", tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(moto: Server) -> Iterator[Proxy]:
+    with Proxy(moto.port) as proxy:
+        yield proxy
+
+
+def _url(server: Server, name: str) -> str:
+    return f"{server.url}/hostile/{name}.zarr"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        server: Any = self.server
+        status, headers, content = server.answer(self)
+        self.send_response(status)
+        if "Transfer-Encoding" not in headers:
+            headers = {"Content-Length": str(len(content)), **headers}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+            self.wfile.write(chunks if "Transfer-Encoding" in headers else content)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _answering(answer: Callable[[BaseHTTPRequestHandler], Answer]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A server that answers everything so: an endpoint, and options for S3."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.answer = answer  # type: ignore[attr-defined]
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        keys = {"access_key_id": "marker-of-a-key", "secret_access_key": "marker-of-a-secret", "region": "us-east-1"}
+        try:
+            yield endpoint, {**keys, "endpoint": endpoint, "allow_http": True, "virtual_hosted_style_request": False}
+        finally:
+            server.shutdown()
+
+
+_PAGE = b"<html><body>It works!</body></html>"
+_SOUND = {"ETag": '"1"', "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ((401, {}, _PAGE), StoreAccessError),
+        ((403, {}, b""), StoreAccessError),
+        ((400, {}, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>"), StoreAccessError),
+        ((301, {"x-amz-bucket-region": "eu-west-1"}, b"<Error/>"), StoreAccessError),
+        ((302, {"Location": "/elsewhere"}, b""), StoreAccessError),
+        ((404, {}, b"<Error><Code>NoSuchBucket</Code></Error>"), StoreNotFoundError),
+        ((200, {**_SOUND, "Transfer-Encoding": "chunked"}, _PAGE), StoreAccessError),
+        ((200, _SOUND, _PAGE), FormatError),
+        ((200, {}, _PAGE), FormatError),
+        ((200, _SOUND, b""), FormatError),
+        ((204, {}, b""), FormatError),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, tuple) else value.__name__,
+)
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_whatever_a_server_says_is_a_typed_error_and_soon(scheme: str, answer: Answer, kind: type[Exception]) -> None:
+    with _answering(lambda request: answer) as (endpoint, options):
+        begun = time.monotonic()
+        with pytest.raises(kind) as told:
+            if scheme == "s3":
+                swath.open("s3://bucket/a.zarr", storage_options=options)
+            else:
+                swath.open(f"{endpoint}/a.zarr")
+        assert time.monotonic() - begun < 10
+        assert "marker" not in str(told.value)
+
+
+def test_a_server_without_ranges_is_an_error_soon(tmp_path: Path) -> None:
+    swath.ingest(ROWS, tmp_path / "a.zarr", **LAYOUT)
+
+    def answer(request: BaseHTTPRequestHandler) -> Answer:
+        path = tmp_path / request.path.lstrip("/")
+        return (200, _SOUND, path.read_bytes()) if path.is_file() else (404, {}, b"")
+
+    with _answering(answer) as (endpoint, _):
+        a = swath.open(f"{endpoint}/a.zarr")
+        begun = time.monotonic()
+        with pytest.raises(StoreAccessError, match="Range request not supported"):
+            a.gather([0])
+        assert time.monotonic() - begun < 20
+
+
+def test_a_507_in_a_key_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.storage.connection._DEADLINE_SECONDS", 0.2)
+    with _answering(lambda request: (503, {}, b"")) as (_, options):
+        with pytest.raises(StoreUnreachableError, match="503"):
+            swath.open("s3://bucket/507/a.zarr", storage_options=options)
+
+
+def test_an_empty_shard_is_damage(server: Server) -> None:
+    url, options = _url(server, "empty"), server.storage_options
+    a = swath.ingest(ROWS, url, storage_options=options, **LAYOUT)
+    obstore.put(server.store("hostile/empty.zarr"), "c.3.0", b"")
+    with pytest.raises(DamagedStoreError, match=r"c\.3\.0 ends at byte 0"):
+        a.gather([610])
+    assert {damage.shard for damage in a.verify().damages} == {3}
