@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +18,10 @@ import numpy as np
 import obstore
 import pytest
 from fault_proxy import Proxy
-
 from servers import Server, serve
 
 import swath
+from swath import commit_objects
 from swath.errors import (
     DamagedStoreError,
     FormatError,
@@ -25,6 +29,7 @@ from swath.errors import (
     StoreNotFoundError,
     StoreUnreachableError,
 )
+from swath.storage import place_of
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 20))
 LAYOUT: dict[str, Any] = {"window": 8, "chunk_rows": 4, "shard_rows": 200, "codec": "raw"}
@@ -75,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         pass
 
 
@@ -119,11 +124,9 @@ _SOUND = {"ETag": '"1"', "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
 def test_whatever_a_server_says_is_a_typed_error_and_soon(scheme: str, answer: Answer, kind: type[Exception]) -> None:
     with _answering(lambda request: answer) as (endpoint, options):
         begun = time.monotonic()
+        url = "s3://bucket/a.zarr" if scheme == "s3" else f"{endpoint}/a.zarr"
         with pytest.raises(kind) as told:
-            if scheme == "s3":
-                swath.open("s3://bucket/a.zarr", storage_options=options)
-            else:
-                swath.open(f"{endpoint}/a.zarr")
+            swath.open(url, storage_options=options if scheme == "s3" else None)
         assert time.monotonic() - begun < 10
         assert "marker" not in str(told.value)
 
@@ -145,9 +148,8 @@ def test_a_server_without_ranges_is_an_error_soon(tmp_path: Path) -> None:
 
 def test_a_507_in_a_key_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swath.storage.connection._DEADLINE_SECONDS", 0.2)
-    with _answering(lambda request: (503, {}, b"")) as (_, options):
-        with pytest.raises(StoreUnreachableError, match="503"):
-            swath.open("s3://bucket/507/a.zarr", storage_options=options)
+    with _answering(lambda request: (503, {}, b"")) as (_, options), pytest.raises(StoreUnreachableError, match="503"):
+        swath.open("s3://bucket/507/a.zarr", storage_options=options)
 
 
 def test_an_empty_shard_is_damage(server: Server) -> None:
@@ -157,3 +159,61 @@ def test_an_empty_shard_is_damage(server: Server) -> None:
     with pytest.raises(DamagedStoreError, match=r"c\.3\.0 ends at byte 0"):
         a.gather([610])
     assert {damage.shard for damage in a.verify().damages} == {3}
+
+
+_CALLS = """
+import json, signal, sys
+import numpy as np, swath
+signal.signal(signal.SIGINT, signal.default_int_handler)
+what, url, options = json.loads(sys.argv[1])
+rows = np.zeros((2000, 20))
+if what == "append":
+    a = swath.open(url, storage_options=options)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    if what == "open":
+        swath.open(url, storage_options=options)
+    elif what == "append":
+        a.append(rows)
+    elif what == "blocks":
+        swath.ingest(iter([rows]), url + "-blocks", storage_options=options)
+    else:
+        swath.ingest(rows, url + "-new", storage_options=options)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("what", "method"), [("open", "GET"), ("append", "PUT"), ("ingest", "PUT"), ("blocks", "PUT")])
+def test_ctrl_c_ends_each_call_at_once(moto: Server, proxy: Proxy, what: str, method: str) -> None:
+    url, behind = _url(moto, "ctrl-c"), moto.behind(proxy.port)
+    swath.ingest(ROWS, url, storage_options=moto.storage_options, overwrite=True, **LAYOUT)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CALLS, json.dumps([what, url, behind.storage_options])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == "ready\n"
+    proxy.set(faults=["stall"], share=1.0, stall_s=60, methods=(method,))
+    child.stdin.write("\n")
+    child.stdin.flush()
+    while not any(each.fault for each in proxy.requests()):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    begun = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=20)[0] == "interrupted\n"
+    assert time.monotonic() - begun < 2
+
+
+def test_a_lease_is_kept_though_a_renewal_gets_no_answer(moto: Server, proxy: Proxy) -> None:
+    behind = moto.behind(proxy.port)
+    folder = place_of(_url(behind, "renewed"), behind.storage_options)
+    proxy.set(faults=["stall"], share=1.0, once=True, stall_s=60, methods=("PUT",))
+    begun = time.monotonic()
+    folder.put("lease", [memoryview(b"small")])
+    assert time.monotonic() - begun < commit_objects._LEASE_SECONDS / 2

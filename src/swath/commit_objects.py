@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from swath.errors import (
     StoreNotFoundError,
 )
 from swath.metadata import METADATA, check_metadata, decode_group, decode_metadata, is_group, is_ours, shard_key
-from swath.storage import ObjectFolder, Seen
+from swath.storage import ObjectFolder, Seen, briefly
 
 # Hidden, as no array of a group is.
 _PENDING = ".swath-pending.json"
@@ -45,6 +46,9 @@ _LEASE = ".swath-lease"
 _RENEW_SECONDS = 5.0
 _LEASE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+
+# Whoever is interrupted clears up for so long.
+_INTERRUPTED_SECONDS = 0.5
 
 _SOUND_TRIES = 3
 
@@ -144,8 +148,7 @@ def building(folder: ObjectFolder, files: Files, *, overwrite: bool, resume: boo
             yield build
         except BaseException:
             if not files:  # nobody can carry on with blocks that came once
-                with contextlib.suppress(StoreError, OSError):
-                    folder.remove(_PENDING)
+                briefly(partial(_forget_pending, folder), _INTERRUPTED_SECONDS)
             raise
         _commit(folder, build.files, base)
         folder.remove(_PENDING)
@@ -194,6 +197,11 @@ def locked(folder: ObjectFolder, *, timeout: float) -> Iterator[None]:
         raise OptionError(f"{folder.url} can only be read. Open it where it can be written to, such as by 's3://'.")
     with _held(folder, timeout=timeout, needed=True):
         yield
+
+
+def _forget_pending(folder: ObjectFolder) -> None:
+    with contextlib.suppress(StoreError, OSError):
+        folder.remove(_PENDING)
 
 
 def _commit(folder: ObjectFolder, files: Files, base: Seen | None) -> None:
@@ -288,15 +296,22 @@ def _held(folder: ObjectFolder, *, timeout: float, needed: bool) -> Iterator[Non
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(folder, own, seen, ended), daemon=True, name="swath-lease")
     keeper.start()
+    patience = _RENEW_SECONDS
     try:
         yield
+    except KeyboardInterrupt:
+        patience = _INTERRUPTED_SECONDS
+        raise
     finally:
         ended.set()
-        keeper.join(_RENEW_SECONDS)
-        with contextlib.suppress(StoreError, OSError):
-            lease = _read_lease(folder)
-            if lease is not None and lease.holder == own.holder:
-                folder.remove(_LEASE)
+        briefly(partial(_give_back, folder, own), patience)
+
+
+def _give_back(folder: ObjectFolder, own: _Lease) -> None:
+    with contextlib.suppress(StoreError, OSError):
+        lease = _read_lease(folder)
+        if lease is not None and lease.holder == own.holder:
+            folder.remove(_LEASE)
 
 
 def _take(folder: ObjectFolder, own: _Lease, timeout: float) -> Seen:

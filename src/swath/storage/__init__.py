@@ -2,7 +2,7 @@
 
 from swath.storage.connection import Seen, VersionError
 from swath.storage.folder import File, Folder
-from swath.storage.gate import Gate, run_threads
+from swath.storage.gate import Gate, briefly, run_threads
 from swath.storage.local import MOST_WRITE_BYTES, Buffer, LocalFile, LocalFolder, Scratch
 from swath.storage.objects import ObjectFolder
 from swath.storage.places import local_path, place_of
@@ -22,6 +22,7 @@ __all__ = [
     "Seen",
     "VersionError",
     "as_zarr_store",
+    "briefly",
     "local_path",
     "place_of",
     "run_threads",

@@ -25,6 +25,7 @@ from swath.errors import (
     StoreChangedError,
     StoreUnreachableError,
 )
+from swath.storage.gate import interruptible
 
 # One request with all its tries.
 _DEADLINE_SECONDS = 120.0
@@ -59,6 +60,9 @@ _PART_BYTES = 16 * 2**20
 
 # Objects whose version is remembered.
 _MOST_SEEN = 2**16
+
+# What is no larger is sent at once, so that silence means as much as where it is read.
+_SMALL_BYTES = 2**16
 
 # What may travel to other processes, and be seen. All else may be a secret: processes find theirs in their environment.
 _PUBLIC = re.compile(
@@ -288,7 +292,7 @@ class Connection:
             nonlocal lost
             try:
                 result = obstore.put(
-                    self._store(writing=True),
+                    self._store(writing=len(content) > _SMALL_BYTES),
                     path,
                     content,
                     mode=mode,
@@ -324,7 +328,7 @@ class Connection:
 
         def ask() -> None:
             try:
-                obstore.delete(self._store(writing=True), path)
+                obstore.delete(self._store(writing=False), path)
             except FileNotFoundError:
                 return
 
@@ -341,7 +345,7 @@ class Connection:
         while True:
             tries += 1
             try:
-                return ask()
+                return interruptible(ask)
             except FileNotFoundError:
                 if tries >= missing_tries:
                     raise FileNotFoundError(f"There is no {self.url_of(path)}") from None
