@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import obstore
 import pytest
 from fault_proxy import Proxy
+from oracle import assert_same, expected
 from servers import Server, serve
 
 import swath
@@ -26,6 +28,7 @@ from swath.errors import (
     DamagedStoreError,
     FormatError,
     StoreAccessError,
+    StoreBusyError,
     StoreNotFoundError,
     StoreUnreachableError,
 )
@@ -217,3 +220,100 @@ def test_a_lease_is_kept_though_a_renewal_gets_no_answer(moto: Server, proxy: Pr
     begun = time.monotonic()
     folder.put("lease", [memoryview(b"small")])
     assert time.monotonic() - begun < commit_objects._LEASE_SECONDS / 2
+
+
+_HELD_UP = """
+import json, os, signal, sys
+import numpy as np, swath
+from swath import commit_objects, ingestion
+from swath.storage import ObjectFolder
+where, url, options, rows = json.loads(sys.argv[1])
+commit_objects._RENEW_SECONDS = 0.2
+tail, put = ingestion._tail, ObjectFolder.put
+def stopped_after(*arguments):
+    found = tail(*arguments)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return found
+def stopped_before(folder, key, buffers):
+    if key.startswith("c."):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    put(folder, key, buffers)
+if where == "before it writes":
+    ingestion._tail = stopped_after
+else:
+    ObjectFolder.put = stopped_before
+try:
+    swath.open(url, storage_options=options).append(np.ones((rows, 20)))
+except swath.SwathError as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["before it writes", "as it writes"])
+@pytest.mark.parametrize("n_rows", [300, 400])
+def test_who_was_held_up_does_no_harm(server: Server, where: str, n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspended machine, or a network that comes back: another has taken the lease, and has appended."""
+    monkeypatch.setattr("swath.commit_objects._LEASE_SECONDS", 1.0)
+    url, options = _url(server, f"held-up-{where[:2]}-{n_rows}"), server.storage_options
+    a = swath.ingest(ROWS[:n_rows], url, storage_options=options, **LAYOUT)
+    job = json.dumps([where, url, options, 37])
+    child = subprocess.Popen([sys.executable, "-c", _HELD_UP, job], stdout=subprocess.PIPE, text=True)
+    try:
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert child.poll() is None
+            time.sleep(0.05)
+        a.append(ROWS[:120])
+        child.send_signal(signal.SIGCONT)
+        assert child.communicate(timeout=60)[0] == "StoreBusyError\n"
+    finally:
+        child.kill()
+    rows = np.concatenate([ROWS[:n_rows], ROWS[:120]])
+    a = swath.open(url, storage_options=options)
+    assert len(a) == len(rows)
+    starts = np.arange(len(rows) - 8)
+    assert_same(a.gather(starts), expected(rows, starts, 8))
+    assert a.verify()
+
+
+def test_threads_that_append_take_turns(server: Server) -> None:
+    url, options = _url(server, "threads"), server.storage_options
+    a = swath.ingest(ROWS[:100], url, storage_options=options, **LAYOUT)
+    with ThreadPoolExecutor(4) as pool:
+        # Of one handle, and of handles of their own.
+        for k in range(4):
+            each = a if k % 2 else swath.open(url, storage_options=options)
+            pool.submit(each.append, np.full((150, 20), float(k))).add_done_callback(lambda done: done.result())
+    a.refresh()
+    assert len(a) == 700
+    found = a.gather(np.arange(100, 700, 150), window=150)
+    assert (found == found[:, :1, :1]).all()
+    assert sorted(found[:, 0, 0].tolist()) == [0, 1, 2, 3]
+    assert a.verify()
+
+
+class _Meanwhile:
+    """A source during whose first read something else happens."""
+
+    def __init__(self, rows: Any, what: Callable[[], Any]) -> None:
+        self.rows, self.what = rows, what
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        what, self.what = self.what, lambda: None
+        what()
+        return self.rows[key]
+
+
+def test_two_who_replace_a_store_leave_one_whole(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.ingestion._FITS", 0.0)  # a sample is read to choose the codec
+    url, options = _url(moto, "replaced-twice"), moto.storage_options
+    layout = {**LAYOUT, "codec": "auto"}
+    swath.ingest(ROWS, url, storage_options=options, **layout)
+    source = _Meanwhile(
+        ROWS + 2, lambda: swath.ingest(ROWS + 1, url, overwrite=True, storage_options=options, **layout)
+    )
+    with pytest.raises(StoreBusyError, match="has replaced"):
+        swath.ingest(source, url, overwrite=True, storage_options=options, **layout)
+    a = swath.open(url, storage_options=options)
+    assert a.verify()
+    assert_same(a.gather([0, 900]), expected(ROWS + 1, np.array([0, 900]), 8))

@@ -7,6 +7,7 @@ as refused credentials, is an error at once. No message has what a server or a l
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -50,13 +51,16 @@ _SILENCE = timedelta(seconds=5)
 
 # An answer to a read may take this long in all.
 _LONGEST_READ = timedelta(seconds=30)
-_LONGEST_WRITE = timedelta(seconds=120)
+
+# ... and one to a write so long for each part of the object: each of some that are written at once has a share of the network.
+_LONGEST_PART = timedelta(seconds=30)
 
 # An object that is not there may be there a moment later: a store or a proxy that has just been asked to.
 _MISSING_TRIES = 2
 
 # A large object goes in parts of this size.
 _PART_BYTES = 16 * 2**20
+_LEAST_PARTS = 4
 
 # Objects whose version is remembered.
 _MOST_SEEN = 2**16
@@ -133,7 +137,7 @@ class Connection:
     options: _Options
     _seen: dict[str, Seen] = field(default_factory=dict, repr=False)
     _texts: dict[str, tuple[Seen, bytes]] = field(default_factory=dict, repr=False)
-    _stores: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False)
+    _stores: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def to(cls, root: str, options: Mapping[str, Any] | None) -> Connection:
@@ -145,7 +149,7 @@ class Connection:
             Options that the store does not know.
         """
         connection = cls(root, _Options(dict(options or {})))
-        connection._store(writing=False)
+        connection._store()
         return connection
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -168,7 +172,7 @@ class Connection:
 
     def client(self) -> Any:
         """What obstore reads it by."""
-        return self._store(writing=False)
+        return self._store()
 
     def url_of(self, path: str) -> str:
         """An object, as messages name it."""
@@ -204,7 +208,7 @@ class Connection:
 
         def ask() -> Body:
             try:
-                result = obstore.get(self._store(writing=False), path, options=options)
+                result = obstore.get(self._store(), path, options=options)
                 meta, (a, b) = result.meta, result.range
                 now = _seen_of(meta)
                 if seen is not None and now != seen:
@@ -216,7 +220,7 @@ class Connection:
                 if end is None or _status(str(error)) != "416":
                     raise
                 # Nothing is there from this byte on, such as of an object that is empty.
-                now = _seen_of(obstore.head(self._store(writing=False), path))
+                now = _seen_of(obstore.head(self._store(), path))
                 if begin < now.size:
                     raise
                 return Body(memoryview(b""), now)
@@ -241,6 +245,10 @@ class Connection:
 
         Errors are those of `get`; that it is not there is believed after so many tries.
         """
+        return self.read_seen(path, before, tries=tries)[1]
+
+    def read_seen(self, path: str, before: bytes | None = None, *, tries: int = _MISSING_TRIES) -> tuple[Seen, bytes]:
+        """The same, and the version that it is of: other threads may meet another meanwhile."""
         import obstore
 
         seen, last = self._texts.get(path, (None, None))
@@ -250,7 +258,7 @@ class Connection:
 
         def ask() -> tuple[Seen, bytes] | None:
             try:
-                result = obstore.get(self._store(writing=False), path, options=options)
+                result = obstore.get(self._store(), path, options=options)
                 content, meta = bytes(result.bytes()), result.meta
             except obstore.exceptions.NotModifiedError:
                 return None
@@ -260,17 +268,18 @@ class Connection:
 
         answer = self._asked(path, ask, missing_tries=tries)
         if answer is None:
+            assert seen is not None
             assert before is not None
-            return before
+            return seen, before
         self._texts[path] = answer
         self._seen[path] = answer[0]
-        return answer[1]
+        return answer
 
     def head(self, path: str) -> Seen:
         """What an object is; errors as of `get`."""
         import obstore
 
-        return self._asked(path, lambda: _seen_of(obstore.head(self._store(writing=False), path)), missing_tries=1)
+        return self._asked(path, lambda: _seen_of(obstore.head(self._store(), path)), missing_tries=1)
 
     def put(self, path: str, content: memoryview | bytes, *, onto: Seen | bool | None = True) -> Seen | None:
         """Write an object whole. What it is then, or None where another stands in its place.
@@ -292,7 +301,7 @@ class Connection:
             nonlocal lost
             try:
                 result = obstore.put(
-                    self._store(writing=len(content) > _SMALL_BYTES),
+                    self._store(n_bytes=len(content)),
                     path,
                     content,
                     mode=mode,
@@ -320,7 +329,16 @@ class Connection:
             ) from None
 
     def _own(self, path: str, content: memoryview | bytes) -> Seen | None:
-        return self._seen[path] if self.read(path) == content else None
+        """What an object is, if it is this; read in parts, as it may be large."""
+        seen: Seen | None = None
+        with contextlib.suppress(FileNotFoundError, VersionError):
+            for begin in range(0, len(content), _PART_BYTES):
+                body = self.get(path, begin, begin + _PART_BYTES, seen)
+                seen = body.seen
+                if seen.size != len(content) or body.content != content[begin : begin + _PART_BYTES]:
+                    return None
+            return seen
+        return None
 
     def delete(self, path: str) -> None:
         """Remove an object; nothing if there is none."""
@@ -328,7 +346,7 @@ class Connection:
 
         def ask() -> None:
             try:
-                obstore.delete(self._store(writing=False), path)
+                obstore.delete(self._store(), path)
             except FileNotFoundError:
                 return
 
@@ -374,25 +392,26 @@ class Connection:
         status, first = _status(text), text.partition("\n")[0][:300]
         return self.options.redacted(first if status in first else f"{first}, HTTP {status}")
 
-    def _store(self, *, writing: bool) -> Any:
-        """The client of this process, which is made when it is first needed."""
+    def _store(self, *, n_bytes: int = 0) -> Any:
+        """The client of this process for reads, and for writes of so many bytes, which is made when it is first needed."""
         if _client_process() != os.getpid():
             raise StoreUnreachableError(
                 f"{self.root} cannot be read in a process that was forked after its parent had used an object store. "
                 "Start processes with 'spawn' or 'forkserver'."
             )
-        key = os.getpid(), writing
+        parts = 0 if n_bytes <= _SMALL_BYTES else max(_LEAST_PARTS, 1 << (n_bytes // _PART_BYTES).bit_length())
+        key = os.getpid(), parts
         if key not in self._stores:
-            self._stores[key] = self._make_store(writing)
+            self._stores[key] = self._make_store(parts)
         return self._stores[key]
 
-    def _make_store(self, writing: bool) -> Any:
+    def _make_store(self, parts: int) -> Any:
         import obstore.store
 
         given = self.options.given
         client: Any = {k: v for k, v in given.items() if _CLIENT.fullmatch(k)}
-        client.setdefault("timeout", _LONGEST_WRITE if writing else _LONGEST_READ)
-        if not writing:
+        client.setdefault("timeout", parts * _LONGEST_PART if parts else _LONGEST_READ)
+        if not parts:
             client.setdefault("read_timeout", _SILENCE)
         if self.root.startswith("http://"):
             client["allow_http"] = True
