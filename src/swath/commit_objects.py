@@ -19,8 +19,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from swath.errors import (
     StoreNotFoundError,
 )
 from swath.metadata import METADATA, check_metadata, decode_group, decode_metadata, is_group, is_ours, shard_key
-from swath.storage import ObjectFolder, Seen
+from swath.storage import ObjectFolder, Seen, Turn, briefly
 
 # Hidden, as no array of a group is.
 _PENDING = ".swath-pending.json"
@@ -45,6 +46,9 @@ _LEASE = ".swath-lease"
 _RENEW_SECONDS = 5.0
 _LEASE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+
+# Whoever is interrupted clears up for so long.
+_INTERRUPTED_SECONDS = 0.5
 
 _SOUND_TRIES = 3
 
@@ -97,7 +101,7 @@ def check_vacant(folder: ObjectFolder, *, overwrite: bool) -> None:
         raise OptionError(
             f"{folder.url} can only be read. Give a place that is written to, such as 's3://bucket/folder'."
         )
-    found = _committed(folder)
+    _, found = _committed(folder)
     if not found:
         return
     if not overwrite:
@@ -112,7 +116,10 @@ def check_vacant(folder: ObjectFolder, *, overwrite: bool) -> None:
 
 def separator_for(folder: ObjectFolder, name: str) -> str:
     """What shall join the keys of shards of an array that takes the place of what is committed: not what joins them there."""
-    committed = _committed(folder)
+    return _separator(_committed(folder)[1], folder, name)
+
+
+def _separator(committed: bytes, folder: ObjectFolder, name: str) -> str:
     with contextlib.suppress(FormatError):
         members = _members(committed, folder) if is_ours(committed) else {}
         if name in members and members[name].layout.separator == ".":
@@ -121,8 +128,12 @@ def separator_for(folder: ObjectFolder, name: str) -> str:
 
 
 @contextlib.contextmanager
-def building(folder: ObjectFolder, files: Files, *, overwrite: bool, resume: bool) -> Iterator[Build]:
+def building(
+    folder: ObjectFolder, files: Files, separators: Mapping[str, str], *, overwrite: bool, resume: bool
+) -> Iterator[Build]:
     """A folder to write shards into; leaving the block without an error commits them.
+
+    ``separators`` are what `separator_for` gave, by name of an array.
 
     Raises
     ------
@@ -131,10 +142,12 @@ def building(folder: ObjectFolder, files: Files, *, overwrite: bool, resume: boo
     StoreBusyError
         Another process is writing the same store.
     """
-    with _held(folder, timeout=0, needed=False):
+    with _held(folder, timeout=0, needed=False) as folder:
         check_vacant(folder, overwrite=overwrite)
-        before = _committed(folder)
-        base = folder.seen(METADATA) if before else None
+        base, before = _committed(folder)
+        if any(_separator(before, folder, name) != joins for name, joins in separators.items()):
+            # What is committed by now has shards of these names.
+            raise StoreBusyError(f"Another process has replaced {folder.url} meanwhile. Call again.")
         pending = files.get(METADATA, b"")
         carried_on = resume and pending != b"" and pending_bytes(folder) == pending
         if not carried_on:
@@ -144,8 +157,7 @@ def building(folder: ObjectFolder, files: Files, *, overwrite: bool, resume: boo
             yield build
         except BaseException:
             if not files:  # nobody can carry on with blocks that came once
-                with contextlib.suppress(StoreError, OSError):
-                    folder.remove(_PENDING)
+                briefly(partial(_forget_pending, folder), _INTERRUPTED_SECONDS)
             raise
         _commit(folder, build.files, base)
         folder.remove(_PENDING)
@@ -154,14 +166,15 @@ def building(folder: ObjectFolder, files: Files, *, overwrite: bool, resume: boo
 
 
 @contextlib.contextmanager
-def appending(folder: ObjectFolder, files: Files) -> Iterator[Build]:
-    """A folder to write new shards into; leaving the block without an error makes them part of the store.
+def appending(folder: ObjectFolder, files: Files, before: bytes) -> Iterator[Build]:
+    """A folder to write new shards into; leaving the block without an error makes them part of the store, as it was ``before``.
 
     Only under the lease. The last shard is written with more rows; its chunks stay where they were, so that whoever reads it by the
     committed length finds the rows that he did.
     """
-    folder.read(METADATA)
-    base = folder.seen(METADATA)
+    base, committed = folder.connection.read_seen(folder.key_of(METADATA))
+    if committed != before:
+        raise _taken_over(folder)
     build = Build(folder, files)
     yield build
     if build.files:
@@ -176,12 +189,12 @@ def settle(folder: ObjectFolder) -> bool:
     if not pending:
         return False
     folder.remove(_PENDING)
-    return pending == _committed(folder)
+    return pending == _committed(folder)[1]
 
 
 @contextlib.contextmanager
-def locked(folder: ObjectFolder, *, timeout: float) -> Iterator[None]:
-    """Hold the lease of the store in a folder, for which others are waited for so many seconds.
+def locked(folder: ObjectFolder, *, timeout: float) -> Iterator[ObjectFolder]:
+    """Hold the lease of the store in a folder, for which others are waited for so many seconds: the folder to write into.
 
     Raises
     ------
@@ -192,8 +205,13 @@ def locked(folder: ObjectFolder, *, timeout: float) -> Iterator[None]:
     """
     if folder.connection.is_read_only:
         raise OptionError(f"{folder.url} can only be read. Open it where it can be written to, such as by 's3://'.")
-    with _held(folder, timeout=timeout, needed=True):
-        yield
+    with _held(folder, timeout=timeout, needed=True) as held:
+        yield held
+
+
+def _forget_pending(folder: ObjectFolder) -> None:
+    with contextlib.suppress(StoreError, OSError):
+        folder.remove(_PENDING)
 
 
 def _commit(folder: ObjectFolder, files: Files, base: Seen | None) -> None:
@@ -207,14 +225,17 @@ def _commit(folder: ObjectFolder, files: Files, base: Seen | None) -> None:
     for name in sorted(files, key=METADATA.__eq__):
         if name != METADATA and base is None:
             folder.put(name, [memoryview(files[name])])
-    lease = _read_lease(folder)
-    if lease is not None and lease.holder != _this_process():
-        raise StoreBusyError(f"{lease.told} has taken over {folder.url}. Wait until it has finished, and call again.")
+    if not folder.is_its_turn():
+        raise _taken_over(folder)
     if not folder.commit(METADATA, files[METADATA], base):
-        raise StoreBusyError(f"Another process has written {folder.url} meanwhile. Open it, and call again.")
+        raise _taken_over(folder)
     if base is not None:  # of a group the first is the commit, and the metadata of its arrays follow
         for name in sorted(files.keys() - {METADATA}):
             folder.put(name, [memoryview(files[name])])
+
+
+def _taken_over(folder: ObjectFolder) -> StoreBusyError:
+    return StoreBusyError(f"Another process has written {folder.url} meanwhile. Open it, and call again.")
 
 
 def _clear(folder: ObjectFolder, before: bytes) -> None:
@@ -234,8 +255,12 @@ def _members(encoded: bytes, folder: ObjectFolder) -> dict[str, Any]:
     return {"": decode_metadata(encoded, folder.url)} if encoded else {}
 
 
-def _committed(folder: ObjectFolder) -> bytes:
-    return folder.read_if_there(METADATA) or folder.read_if_there(".zarray")
+def _committed(folder: ObjectFolder) -> tuple[Seen | None, bytes]:
+    """What stands there, and its version; nothing if there is nothing."""
+    for name in (METADATA, ".zarray"):
+        with contextlib.suppress(FileNotFoundError):
+            return folder.connection.read_seen(folder.key_of(name), tries=1)
+    return None, b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +271,10 @@ class _Lease:
     told: str
     host: str
     pid: int
-    count: int
 
     def encode(self) -> bytes:
         """As JSON; no two are alike."""
-        own = {"holder": self.holder, "told": self.told, "host": self.host, "pid": self.pid, "count": self.count}
+        own = {"holder": self.holder, "told": self.told, "host": self.host, "pid": self.pid}
         return json.dumps({**own, "id": uuid.uuid4().hex}).encode()
 
     @property
@@ -261,20 +285,25 @@ class _Lease:
         return _process_start(self.pid) != self.holder.rpartition("-")[2]
 
 
-def _read_lease(folder: ObjectFolder) -> _Lease | None:
+def _lease_of(folder: ObjectFolder) -> tuple[Seen | None, _Lease | None]:
+    """Who writes, and the version of the object that says it."""
     try:
-        document = json.loads(folder.read(_LEASE))
-        return _Lease(*(document[name] for name in ("holder", "told", "host", "pid", "count")))
+        seen, encoded = folder.connection.read_seen(folder.key_of(_LEASE))
     except FileNotFoundError:
-        return None
+        return None, None
+    try:
+        document = json.loads(encoded)
+        return seen, _Lease(*(document[name] for name in ("holder", "told", "host", "pid")))
     except (ValueError, KeyError, TypeError):
-        return _Lease("", "Another process", "", 0, 0)
+        return seen, _Lease("", "Another process", "", 0)
 
 
 @contextlib.contextmanager
-def _held(folder: ObjectFolder, *, timeout: float, needed: bool) -> Iterator[None]:
+def _held(folder: ObjectFolder, *, timeout: float, needed: bool) -> Iterator[ObjectFolder]:
     host, pid = _this_host(), os.getpid()
-    own = _Lease(_this_process(), f"Process {pid} on {socket.gethostname()}", host, pid, 0)
+    # Threads of a process are told apart, and what it writes now from what it will.
+    holder = f"{host}-{pid}-{uuid.uuid4().hex}-{_process_start(pid)}"
+    own = _Lease(holder, f"Process {pid} on {socket.gethostname()}", host, pid)
     seen = _take(folder, own, timeout)
     if not _keeps_conditions(folder, seen):
         folder.remove(_LEASE)
@@ -283,20 +312,27 @@ def _held(folder: ObjectFolder, *, timeout: float, needed: bool) -> Iterator[Non
                 f"{folder.url} is in a store that writes though a condition is not met, so that rows of two appends could be "
                 "lost. Append to a copy in a store with conditional writes, or ingest all of it anew."
             )
-        yield
+        yield folder
         return
+    held = replace(folder, turn=Turn(folder.key_of(_LEASE), holder.encode()))
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(folder, own, seen, ended), daemon=True, name="swath-lease")
     keeper.start()
+    patience = _RENEW_SECONDS
     try:
-        yield
+        yield held
+    except KeyboardInterrupt:
+        patience = _INTERRUPTED_SECONDS
+        raise
     finally:
         ended.set()
-        keeper.join(_RENEW_SECONDS)
-        with contextlib.suppress(StoreError, OSError):
-            lease = _read_lease(folder)
-            if lease is not None and lease.holder == own.holder:
-                folder.remove(_LEASE)
+        briefly(partial(_give_back, held), patience)
+
+
+def _give_back(folder: ObjectFolder) -> None:
+    with contextlib.suppress(StoreError, OSError):
+        if folder.is_its_turn():
+            folder.remove(_LEASE)
 
 
 def _take(folder: ObjectFolder, own: _Lease, timeout: float) -> Seen:
@@ -312,8 +348,7 @@ def _take(folder: ObjectFolder, own: _Lease, timeout: float) -> Seen:
         seen = folder.connection.put(folder.key_of(_LEASE), own.encode(), onto=None)
         if seen is not None:
             return seen
-        lease = _read_lease(folder)
-        there = folder.seen(_LEASE)
+        there, lease = _lease_of(folder)
         if lease is None or there is None:
             continue
         now = time.monotonic()
@@ -349,10 +384,6 @@ def _this_host() -> str:
     """The machine since it was started, and what it numbers processes by."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
-
-
-def _this_process() -> str:
-    return f"{_this_host()}-{os.getpid()}-{_process_start(os.getpid())}"
 
 
 def _process_start(pid: int) -> str:

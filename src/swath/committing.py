@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from swath import commit, commit_objects
@@ -11,25 +13,31 @@ from swath.metadata import METADATA
 from swath.storage import Folder, LocalFolder, ObjectFolder
 
 
-def building(folder: Folder, files: Files, *, overwrite: bool, resume: bool) -> AbstractContextManager[Build]:
+def building(
+    folder: Folder, files: Files, separators: Mapping[str, str], *, overwrite: bool, resume: bool
+) -> AbstractContextManager[Build]:
     """See `swath.commit.building`, and `swath.commit_objects.building`."""
     if isinstance(folder, LocalFolder):
         return commit.building(folder.path, files, overwrite=overwrite, resume=resume)
-    return commit_objects.building(_objects(folder), files, overwrite=overwrite, resume=resume)
+    return commit_objects.building(_objects(folder), files, separators, overwrite=overwrite, resume=resume)
 
 
-def appending(folder: Folder, files: Files) -> AbstractContextManager[Build]:
+def appending(folder: Folder, files: Files, before: bytes) -> AbstractContextManager[Build]:
     """See `swath.commit.appending`, and `swath.commit_objects.appending`."""
     if isinstance(folder, LocalFolder):
         return commit.appending(folder.path, files)
-    return commit_objects.appending(_objects(folder), files)
+    return commit_objects.appending(_objects(folder), files, before)
 
 
-def locked(folder: Folder, *, timeout: float) -> AbstractContextManager[None]:
-    """See `swath.commit.locked`, and `swath.commit_objects.locked`."""
+@contextlib.contextmanager
+def locked(folder: Folder, *, timeout: float) -> Iterator[Folder]:
+    """The folder, to be written to. See `swath.commit.locked`, and `swath.commit_objects.locked`."""
     if isinstance(folder, LocalFolder):
-        return commit.locked(folder.path, timeout=timeout)
-    return commit_objects.locked(_objects(folder), timeout=timeout)
+        with commit.locked(folder.path, timeout=timeout):
+            yield folder
+    else:
+        with commit_objects.locked(_objects(folder), timeout=timeout) as held:
+            yield held
 
 
 def settle(folder: Folder) -> bool:

@@ -115,7 +115,7 @@ def append(source: Any, place: Folder, options: Options, timeout: float) -> None
     limit = resolve_limit(options.memory_limit)
     _check_alone(place)
     opened = _open(source, _like(options, open_store(place)), limit)
-    with locked(place, timeout=timeout):
+    with locked(place, timeout=timeout) as place:
         settled = settle(place)
         store = open_store(place)
         _check_alike(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
@@ -134,7 +134,7 @@ def append_group(
     limit = resolve_limit(options.memory_limit)
     stores = open_members(place)
     opened = _open_aligned(sources, options, limit, stores)
-    with locked(place, timeout=timeout):
+    with locked(place, timeout=timeout) as place:
         settled = settle(place)
         stores = open_members(place)
         if settled and all(stores[name].facts.sources[-1] == opened[name].describe() for name in stores):
@@ -151,7 +151,8 @@ def _ingest_sources(sources: Mapping[str, Source], place: Folder, options: Optio
         for name, source in sources.items()
     ]
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
-    with building(place, _files(parts), overwrite=options.overwrite, resume=options.resume) as build:
+    separators = {part.name: part.facts.layout.separator for part in parts}
+    with building(place, _files(parts), separators, overwrite=options.overwrite, resume=options.resume) as build:
         write_parts(build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
@@ -167,7 +168,7 @@ def _append_sources(
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
         parts.append(Part(name, facts, joined, first_row))
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
-    with appending(place, _files(parts, stores)) as build:
+    with appending(place, _files(parts, stores), next(iter(stores.values())).encoded) as build:
         write_parts(build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
@@ -196,7 +197,7 @@ def _ingest_blocks(blocks: Blocks, place: Folder, options: Options, limit: Room)
     facts = replace(
         facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
     )
-    with building(place, {}, overwrite=options.overwrite, resume=False) as build:
+    with building(place, {}, {"": facts.layout.separator}, overwrite=options.overwrite, resume=False) as build:
         facts = write_blocks(build.folder, facts, 0, blocks)
         build.files = {METADATA: encode_metadata(replace(facts, sources=(blocks.describe_given(),)))}
 
@@ -205,7 +206,7 @@ def _append_blocks(blocks: Blocks, place: Folder, store: Store, limit: Room, don
     """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
     tail, first_row = _tail(store, limit)
     facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
-    with appending(place, {}) as build:
+    with appending(place, {}, store.encoded) as build:
         facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
         described = blocks.describe_given()
         if described != done:

@@ -7,6 +7,7 @@ the source before the first is written, so that another source does no harm.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -36,9 +37,9 @@ def repair(store: Store, source: Source, limit: Room, progress: bool | None, tim
     MemoryLimitError
         One shard does not fit in the limit; nothing was written.
     """
-    with locked(store.home, timeout=timeout):
-        settle(store.home)
-        store = store.reopened()
+    with locked(store.home, timeout=timeout) as home:
+        settle(home)
+        store = replace(store, folder=home.within(store.member)).reopened()
         store.folder.remove_temporaries()  # of a repair that was killed
         check_source(source, store)
         damages = verify(store, None, limit, progress).damages

@@ -27,7 +27,7 @@ from swath.metadata import Facts, shard_key
 from swath.progress import progress_bar
 from swath.shard import NO_CHUNK, IndexCache, encode_shard
 from swath.sources import Source, most_readers
-from swath.storage import Folder, Gate, LocalFolder, run_threads
+from swath.storage import Folder, Gate, LocalFolder, VersionError, run_threads
 
 # Objects that are sent at once, each in parts at once.
 _UPLOADS = 4
@@ -174,7 +174,7 @@ def _is_written(folder: Folder, facts: Facts, shard: int) -> bool:
             written = index.offsets != NO_CHUNK
             end = int((index.offsets + index.lengths)[written].max(initial=0))
             return end == file.size and int(written.sum()) == facts.layout.chunks_in(shard)
-    except (FileNotFoundError, DamagedStoreError):
+    except (FileNotFoundError, DamagedStoreError, VersionError):
         return False
 
 

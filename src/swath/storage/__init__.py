@@ -2,9 +2,9 @@
 
 from swath.storage.connection import Seen, VersionError
 from swath.storage.folder import File, Folder
-from swath.storage.gate import Gate, run_threads
+from swath.storage.gate import Gate, briefly, run_threads
 from swath.storage.local import MOST_WRITE_BYTES, Buffer, LocalFile, LocalFolder, Scratch
-from swath.storage.objects import ObjectFolder
+from swath.storage.objects import ObjectFolder, Turn
 from swath.storage.places import local_path, place_of
 from swath.storage.staging import staged, writing_to
 from swath.storage.zarr_store import as_zarr_store
@@ -20,8 +20,10 @@ __all__ = [
     "ObjectFolder",
     "Scratch",
     "Seen",
+    "Turn",
     "VersionError",
     "as_zarr_store",
+    "briefly",
     "local_path",
     "place_of",
     "run_threads",

@@ -7,6 +7,8 @@ as refused credentials, is an error at once. No message has what a server or a l
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import random
 import re
@@ -24,6 +26,7 @@ from swath.errors import (
     StoreChangedError,
     StoreUnreachableError,
 )
+from swath.storage.gate import interruptible
 
 # One request with all its tries.
 _DEADLINE_SECONDS = 120.0
@@ -38,21 +41,32 @@ _NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error")
 _REFUSED_TRIES = 2
 _NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
 
+# What a server says once may be a fault on the way; one that says it so often cannot do what is asked of it. A redirect tells of a
+# bucket in another region.
+_UNABLE_TRIES = 6
+_UNABLE = re.compile("redirect|Content-Length Header missing|Range request not supported")
+
 # A server that sends nothing for so long will not; AWS advises to ask anew after some seconds rather than to wait.
 _SILENCE = timedelta(seconds=5)
 
 # An answer to a read may take this long in all.
 _LONGEST_READ = timedelta(seconds=30)
-_LONGEST_WRITE = timedelta(seconds=120)
+
+# ... and one to a write so long for each part of the object: each of some that are written at once has a share of the network.
+_LONGEST_PART = timedelta(seconds=30)
 
 # An object that is not there may be there a moment later: a store or a proxy that has just been asked to.
 _MISSING_TRIES = 2
 
 # A large object goes in parts of this size.
 _PART_BYTES = 16 * 2**20
+_LEAST_PARTS = 4
 
 # Objects whose version is remembered.
 _MOST_SEEN = 2**16
+
+# What is no larger is sent at once, so that silence means as much as where it is read.
+_SMALL_BYTES = 2**16
 
 # What may travel to other processes, and be seen. All else may be a secret: processes find theirs in their environment.
 _PUBLIC = re.compile(
@@ -123,7 +137,7 @@ class Connection:
     options: _Options
     _seen: dict[str, Seen] = field(default_factory=dict, repr=False)
     _texts: dict[str, tuple[Seen, bytes]] = field(default_factory=dict, repr=False)
-    _stores: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False)
+    _stores: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def to(cls, root: str, options: Mapping[str, Any] | None) -> Connection:
@@ -135,7 +149,7 @@ class Connection:
             Options that the store does not know.
         """
         connection = cls(root, _Options(dict(options or {})))
-        connection._store(writing=False)
+        connection._store()
         return connection
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -158,7 +172,7 @@ class Connection:
 
     def client(self) -> Any:
         """What obstore reads it by."""
-        return self._store(writing=False)
+        return self._store()
 
     def anew(self) -> Connection:
         """The same, with no object met yet."""
@@ -204,7 +218,7 @@ class Connection:
 
         def ask() -> Body:
             try:
-                result = obstore.get(self._store(writing=False), path, options=options)
+                result = obstore.get(self._store(), path, options=options)
                 meta, (a, b) = result.meta, result.range
                 now = _seen_of(meta)
                 if seen is not None and now != seen:
@@ -212,6 +226,14 @@ class Connection:
                 content = memoryview(result.bytes()).cast("B")
             except obstore.exceptions.PreconditionError:
                 raise self._replaced(path, seen) from None
+            except obstore.exceptions.BaseError as error:
+                if end is None or _status(str(error)) != "416":
+                    raise
+                # Nothing is there from this byte on, such as of an object that is empty.
+                now = _seen_of(obstore.head(self._store(), path))
+                if begin < now.size:
+                    raise
+                return Body(memoryview(b""), now)
             wanted = (begin, now.size if end is None else min(end, now.size))
             if (a, b) != wanted or len(content) != b - a:
                 raise _NoAnswerError(f"bytes {a} to {b} ({len(content)}) came for {wanted[0]} to {wanted[1]}")
@@ -231,6 +253,10 @@ class Connection:
 
         Errors are those of `get`; that it is not there is believed after so many tries.
         """
+        return self.read_seen(path, before, tries=tries)[1]
+
+    def read_seen(self, path: str, before: bytes | None = None, *, tries: int = _MISSING_TRIES) -> tuple[Seen, bytes]:
+        """The same, and the version that it is of: other threads may meet another meanwhile."""
         import obstore
 
         seen, last = self._texts.get(path, (None, None))
@@ -240,7 +266,7 @@ class Connection:
 
         def ask() -> tuple[Seen, bytes] | None:
             try:
-                result = obstore.get(self._store(writing=False), path, options=options)
+                result = obstore.get(self._store(), path, options=options)
                 content, meta = bytes(result.bytes()), result.meta
             except obstore.exceptions.NotModifiedError:
                 return None
@@ -250,17 +276,18 @@ class Connection:
 
         answer = self._asked(path, ask, missing_tries=tries)
         if answer is None:
+            assert seen is not None
             assert before is not None
-            return before
+            return seen, before
         self._texts[path] = answer
         self._seen[path] = answer[0]
-        return answer[1]
+        return answer
 
     def head(self, path: str) -> Seen:
         """What an object is; errors as of `get`."""
         import obstore
 
-        return self._asked(path, lambda: _seen_of(obstore.head(self._store(writing=False), path)), missing_tries=1)
+        return self._asked(path, lambda: _seen_of(obstore.head(self._store(), path)), missing_tries=1)
 
     def put(self, path: str, content: memoryview | bytes, *, onto: Seen | bool | None = True) -> Seen | None:
         """Write an object whole. What it is then, or None where another stands in its place.
@@ -282,7 +309,7 @@ class Connection:
             nonlocal lost
             try:
                 result = obstore.put(
-                    self._store(writing=True),
+                    self._store(n_bytes=len(content)),
                     path,
                     content,
                     mode=mode,
@@ -310,7 +337,16 @@ class Connection:
             ) from None
 
     def _own(self, path: str, content: memoryview | bytes) -> Seen | None:
-        return self._seen[path] if self.read(path) == content else None
+        """What an object is, if it is this; read in parts, as it may be large."""
+        seen: Seen | None = None
+        with contextlib.suppress(FileNotFoundError, VersionError):
+            for begin in range(0, len(content), _PART_BYTES):
+                body = self.get(path, begin, begin + _PART_BYTES, seen)
+                seen = body.seen
+                if seen.size != len(content) or body.content != content[begin : begin + _PART_BYTES]:
+                    return None
+            return seen
+        return None
 
     def delete(self, path: str) -> None:
         """Remove an object; nothing if there is none."""
@@ -318,7 +354,7 @@ class Connection:
 
         def ask() -> None:
             try:
-                obstore.delete(self._store(writing=True), path)
+                obstore.delete(self._store(), path)
             except FileNotFoundError:
                 return
 
@@ -335,7 +371,7 @@ class Connection:
         while True:
             tries += 1
             try:
-                return ask()
+                return interruptible(ask)
             except FileNotFoundError:
                 if tries >= missing_tries:
                     raise FileNotFoundError(f"There is no {self.url_of(path)}") from None
@@ -343,7 +379,9 @@ class Connection:
                 text, told = str(error), self._told(error)
                 if _is_full(text):
                     raise DiskFullError(f"There is no room for {self.url_of(path)} ({told}). Make room.") from None
-                if _is_refused(error, text) and tries >= _REFUSED_TRIES:
+                if tries >= (
+                    _REFUSED_TRIES if _is_refused(error, text) else _UNABLE_TRIES if _UNABLE.search(text) else math.inf
+                ):
                     raise StoreAccessError(
                         f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint (http:// wants "
                         "allow_http), in the environment or in storage_options."
@@ -360,29 +398,29 @@ class Connection:
     def _told(self, error: BaseException) -> str:
         """The first line of an error, and what a status says, without secrets."""
         text = str(error)
-        status = re.search(r"status: (\d{3})", text)
-        first = text.partition("\n")[0][:300]
-        return self.options.redacted(f"{first}, HTTP {status[1]}" if status and status[1] not in first else first)
+        status, first = _status(text), text.partition("\n")[0][:300]
+        return self.options.redacted(first if status in first else f"{first}, HTTP {status}")
 
-    def _store(self, *, writing: bool) -> Any:
-        """The client of this process, which is made when it is first needed."""
+    def _store(self, *, n_bytes: int = 0) -> Any:
+        """The client of this process for reads, and for writes of so many bytes, which is made when it is first needed."""
         if _client_process() != os.getpid():
             raise StoreUnreachableError(
                 f"{self.root} cannot be read in a process that was forked after its parent had used an object store. "
                 "Start processes with 'spawn' or 'forkserver'."
             )
-        key = os.getpid(), writing
+        parts = 0 if n_bytes <= _SMALL_BYTES else max(_LEAST_PARTS, 1 << (n_bytes // _PART_BYTES).bit_length())
+        key = os.getpid(), parts
         if key not in self._stores:
-            self._stores[key] = self._make_store(writing)
+            self._stores[key] = self._make_store(parts)
         return self._stores[key]
 
-    def _make_store(self, writing: bool) -> Any:
+    def _make_store(self, parts: int) -> Any:
         import obstore.store
 
         given = self.options.given
         client: Any = {k: v for k, v in given.items() if _CLIENT.fullmatch(k)}
-        client.setdefault("timeout", _LONGEST_WRITE if writing else _LONGEST_READ)
-        if not writing:
+        client.setdefault("timeout", parts * _LONGEST_PART if parts else _LONGEST_READ)
+        if not parts:
             client.setdefault("read_timeout", _SILENCE)
         if self.root.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
             client.setdefault("allow_http", True)
@@ -408,13 +446,21 @@ def _is_refused(error: BaseException, text: str) -> bool:
     kinds = obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError
     if "builder error" in text:  # no request was made: the endpoint is no URL, or plain HTTP, which must be allowed
         return True
-    status = re.search(r"status(?: code)?: (4\d\d)", text)
-    again = status is not None and status[1] in ("408", "409", "416", "425", "429")
-    return isinstance(error, kinds) or (status is not None and not again) or _NO_CREDENTIALS.search(text) is not None
+    status = _status(text)
+    again = status in ("408", "409", "416", "425", "429")
+    return (
+        isinstance(error, kinds) or (status.startswith("4") and not again) or _NO_CREDENTIALS.search(text) is not None
+    )
 
 
 def _is_full(text: str) -> bool:
-    return re.search(r"status(?: code)?: 507|InsufficientStorage|QuotaExceeded", text) is not None
+    return _status(text) == "507" or re.search("InsufficientStorage|QuotaExceeded", text) is not None
+
+
+def _status(text: str) -> str:
+    """Of an answer, in the text of an error: other numbers in it are of keys, ports and times."""
+    status = re.search(r"status(?: code)?: (\d{3})", text)
+    return "" if status is None else status[1]
 
 
 class _NoAnswerError(Exception):

@@ -12,12 +12,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 _POLL_SECONDS = 0.001
 
 
 class GateShutError(Exception):
     """The call that this thread worked for is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: BaseException
 
 
 class Gate:
@@ -57,6 +63,32 @@ class Gate:
             self._is_shut = True
         while self._inside:
             time.sleep(_POLL_SECONDS)
+
+
+def interruptible[T](wait: Callable[[], T]) -> T:
+    """What a call gives that waits for a server. In the main thread, which is the one that Ctrl-C ends, another one waits."""
+    if threading.current_thread() is not threading.main_thread():
+        return wait()
+    ended: queue.SimpleQueue[T | _Failed] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put(wait())
+        except BaseException as error:
+            ended.put(_Failed(error))
+
+    threading.Thread(target=run, daemon=True, name="swath-request").start()
+    result = ended.get()
+    if isinstance(result, _Failed):
+        raise result.error
+    return result
+
+
+def briefly(work: Callable[[], None], seconds: float) -> None:
+    """Carry out what is good to have done; what takes longer is left behind."""
+    thread = threading.Thread(target=work, daemon=True, name="swath-clear")
+    thread.start()
+    thread.join(seconds)
 
 
 def run_threads(work: Callable[[], None], n: int, gate: Gate) -> None:

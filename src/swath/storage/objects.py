@@ -10,11 +10,11 @@ import contextlib
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from swath.errors import DamagedStoreError
+from swath.errors import DamagedStoreError, StoreBusyError
 from swath.plan import REMOTE, Reach
 from swath.storage.cache import PAGE, Cache
 from swath.storage.connection import Connection, Seen, VersionError
@@ -127,6 +127,15 @@ class ObjectFile:
         return contextlib.nullcontext() if self.gate is None else self.gate.away()
 
 
+class Turn(NamedTuple):
+    """Whose turn it is to write."""
+
+    key: str
+    """Of the object that says it."""
+    mark: bytes
+    """What stands in it for so long."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectFolder:
     """Objects whose keys begin alike."""
@@ -135,10 +144,12 @@ class ObjectFolder:
     prefix: str
     cache: Cache | None = None
     """What is kept of them on this machine."""
+    turn: Turn | None = field(default=None, compare=False)
+    """Where there is one, objects are written while it lasts, and not a moment later."""
     gate: Gate | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ObjectFolder, (self.connection, self.prefix, self.cache)
+        return ObjectFolder, (self.connection, self.prefix, self.cache, self.turn)
 
     @property
     def url(self) -> str:
@@ -218,14 +229,35 @@ class ObjectFolder:
         """Write one object."""
         content = buffers[0] if len(buffers) == 1 else memoryview(b"".join(buffers))
         with contextlib.nullcontext() if self.gate is None else self.gate.away():
-            self.connection.put(self.key_of(key), content)
+            if self.turn is None:
+                self.connection.put(self.key_of(key), content)
+            else:
+                self._put_in_turn(self.key_of(key), content)
+
+    def _put_in_turn(self, path: str, content: Buffer) -> None:
+        """Write an object in the place of what stood there while it was our turn.
+
+        Whoever was held up, by a network or a suspended machine, comes late: another has taken his turn, and has written an object
+        of this name, which the condition of this write then is not met by.
+        """
+        try:
+            standing = self.connection.head(path)
+        except FileNotFoundError:
+            standing = None
+        if not self.is_its_turn() or self.connection.put(path, content, onto=standing) is None:
+            raise StoreBusyError(f"Another process has taken over {self.url} meanwhile. Open it, and call again.")
+
+    def is_its_turn(self) -> bool:
+        """Whether what has this folder may write."""
+        if self.turn is None:
+            return True
+        try:
+            return self.turn.mark in self.connection.read(self.turn.key)
+        except FileNotFoundError:
+            return False
 
     def make(self) -> None:
         """Nothing: keys need no folder."""
-
-    def seen(self, key: str) -> Seen | None:
-        """The version of an object as it was met last."""
-        return self.connection.seen(self.key_of(key))
 
     def commit(self, key: str, content: bytes, base: Seen | None) -> bool:
         """Write an object in the place of one version, or of none; False if something else stands there."""
