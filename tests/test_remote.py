@@ -311,7 +311,7 @@ def test_a_shard_that_is_replaced_is_not_spliced(server: Server) -> None:
 
 
 def test_nobody_listens(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swath.storage.connection._NOBODY_SECONDS", 1.0)
+    monkeypatch.setattr("swath.storage.asking._NOBODY_SECONDS", 1.0)
     options = {**moto.storage_options, "endpoint": "http://127.0.0.1:9"}
     with pytest.raises(StoreUnreachableError, match="no sound answer"):
         swath.open("s3://bucket/a", storage_options=options)

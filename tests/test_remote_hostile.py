@@ -150,7 +150,7 @@ def test_a_server_without_ranges_is_an_error_soon(tmp_path: Path) -> None:
 
 
 def test_a_507_in_a_key_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swath.storage.connection._DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr("swath.storage.asking._DEADLINE_SECONDS", 0.2)
     with _answering(lambda request: (503, {}, b"")) as (_, options), pytest.raises(StoreUnreachableError, match="503"):
         swath.open("s3://bucket/507/a.zarr", storage_options=options)
 

@@ -1,18 +1,12 @@
-"""How is an object store asked, and what is done when it does not answer as it should?
+"""How is an object store asked for bytes of one version, and to write an object whole?
 
-A request that fails is made again, after a pause that doubles and is drawn at random, until one deadline for all of its tries. What
-comes is measured: a body of another length or from another place than was asked for is no answer. What cannot become better, such
-as refused credentials, is an error at once. No message has what a server or a library wrote but with all secrets struck out.
+What comes is measured: a body of another length, or from another place than was asked for, is no answer (`swath.storage.asking`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import random
-import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,31 +14,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from swath.errors import (
-    DiskFullError,
     OptionError,
     StoreAccessError,
     StoreChangedError,
     StoreUnreachableError,
 )
-from swath.storage.gate import interruptible
-
-# One request with all its tries.
-_DEADLINE_SECONDS = 120.0
-_FIRST_PAUSE_SECONDS = 0.05
-_MOST_PAUSE_SECONDS = 5.0
-
-# Where nobody listens, or no such name is known, waiting helps less.
-_NOBODY_SECONDS = 15.0
-_NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error")
-
-# A proxy may refuse once what it lets pass the next time. Where no credentials are found, those of a virtual machine are asked for.
-_REFUSED_TRIES = 2
-_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
-
-# What a server says once may be a fault on the way; one that says it so often cannot do what is asked of it. A redirect tells of a
-# bucket in another region.
-_UNABLE_TRIES = 6
-_UNABLE = re.compile("redirect|Content-Length Header missing|Range request not supported")
+from swath.storage.asking import NoAnswerError, asked, status_of, told_of
+from swath.storage.options import Options
 
 # A server that sends nothing for so long will not; AWS advises to ask anew after some seconds rather than to wait.
 _SILENCE = timedelta(seconds=5)
@@ -67,14 +43,6 @@ _MOST_SEEN = 2**16
 
 # What is no larger is sent at once, so that silence means as much as where it is read.
 _SMALL_BYTES = 2**16
-
-# What may travel to other processes, and be seen. All else may be a secret: processes find theirs in their environment.
-_PUBLIC = re.compile(
-    "region|endpoint|endpoint_url|bucket|virtual_hosted_style_request|skip_signature|unsigned_payload|request_payer|account_name|"
-    "container_name|use_emulator|conditional_put|base_url|proxy_url|user_agent|allow_.*|.*timeout"
-)
-_CLIENT = re.compile("allow_.*|.*timeout|proxy_.*|user_agent|http[12]_.*|pool_.*|default_(headers|content_type)")
-_PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
 
 
 class Seen(NamedTuple):
@@ -106,35 +74,12 @@ class VersionError(StoreChangedError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Options:
-    """Options of a user, some of them secret."""
-
-    given: Mapping[str, Any]
-
-    def __repr__(self) -> str:
-        return f"<{len(self.given)} options>"
-
-    @property
-    def public(self) -> tuple[tuple[str, Any], ...]:
-        """Those that anybody may see."""
-        return tuple(sorted((k, v) for k, v in self.given.items() if _PUBLIC.fullmatch(_bare(k))))
-
-    def redacted(self, text: str) -> str:
-        """A text without what is secret."""
-        own = [v for k, v in self.given.items() if not _PUBLIC.fullmatch(_bare(k))]
-        environment = [v for k, v in os.environ.items() if re.search("KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL", k)]
-        for value in filter(lambda v: isinstance(v, str) and len(v) > 3, [*own, *environment]):
-            text = text.replace(value, "***")
-        return re.sub(r"(?i)(sig|signature|token|key|credential)=[^&\s\"]+", r"\1=***", text)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Connection:
     """A root in an object store, and how it is asked. Another process that gets it finds credentials in its own environment."""
 
     root: str
     """Such as ``s3://bucket/folder``."""
-    options: _Options
+    options: Options
     _seen: dict[str, Seen] = field(default_factory=dict, repr=False)
     _texts: dict[str, tuple[Seen, bytes]] = field(default_factory=dict, repr=False)
     _stores: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
@@ -148,7 +93,7 @@ class Connection:
         OptionError
             Options that the store does not know.
         """
-        connection = cls(root, _Options(dict(options or {})))
+        connection = cls(root, Options(dict(options or {})))
         connection._store()
         return connection
 
@@ -227,7 +172,7 @@ class Connection:
             except obstore.exceptions.PreconditionError:
                 raise self._replaced(path, seen) from None
             except obstore.exceptions.BaseError as error:
-                if end is None or _status(str(error)) != "416":
+                if end is None or status_of(str(error)) != "416":
                     raise
                 # Nothing is there from this byte on, such as of an object that is empty.
                 now = _seen_of(obstore.head(self._store(), path))
@@ -236,10 +181,10 @@ class Connection:
                 return Body(memoryview(b""), now)
             wanted = (begin, now.size if end is None else min(end, now.size))
             if (a, b) != wanted or len(content) != b - a:
-                raise _NoAnswerError(f"bytes {a} to {b} ({len(content)}) came for {wanted[0]} to {wanted[1]}")
+                raise NoAnswerError(f"bytes {a} to {b} ({len(content)}) came for {wanted[0]} to {wanted[1]}")
             return Body(content, now)
 
-        body = self._asked(path, ask, missing_tries=_MISSING_TRIES)
+        body = self._asked(path, ask, _MISSING_TRIES)
         if seen is None:
             self.meet(path, body.seen)
         return body
@@ -271,10 +216,10 @@ class Connection:
             except obstore.exceptions.NotModifiedError:
                 return None
             if len(content) != meta["size"]:
-                raise _NoAnswerError(f"{len(content)} bytes came of {meta['size']}")
+                raise NoAnswerError(f"{len(content)} bytes came of {meta['size']}")
             return _seen_of(meta), content
 
-        answer = self._asked(path, ask, missing_tries=tries)
+        answer = self._asked(path, ask, tries)
         if answer is None:
             assert seen is not None
             assert before is not None
@@ -287,7 +232,7 @@ class Connection:
         """What an object is; errors as of `get`."""
         import obstore
 
-        return self._asked(path, lambda: _seen_of(obstore.head(self._store(), path)), missing_tries=1)
+        return self._asked(path, lambda: _seen_of(obstore.head(self._store(), path)), 1)
 
     def put(self, path: str, content: memoryview | bytes, *, onto: Seen | bool | None = True) -> Seen | None:
         """Write an object whole. What it is then, or None where another stands in its place.
@@ -330,7 +275,7 @@ class Connection:
 
         self.forget(path)
         try:
-            return self._asked(path, ask, missing_tries=1)
+            return self._asked(path, ask, 1)
         except FileNotFoundError:
             raise StoreAccessError(
                 f"{self.url_of(path)} cannot be written: there is no bucket or container of this name. Make it, or check the URL."
@@ -359,47 +304,10 @@ class Connection:
                 return
 
         self.forget(path)
-        self._asked(path, ask, missing_tries=1)
+        self._asked(path, ask, 1)
 
-    def _asked[T](self, path: str, ask: Callable[[], T], *, missing_tries: int) -> T:
-        """The answer to a request, which is made again while that may help."""
-        import obstore
-
-        begun = time.monotonic()
-        pause = _FIRST_PAUSE_SECONDS
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                return interruptible(ask)
-            except FileNotFoundError:
-                if tries >= missing_tries:
-                    raise FileNotFoundError(f"There is no {self.url_of(path)}") from None
-            except (obstore.exceptions.BaseError, _NoAnswerError) as error:
-                text, told = str(error), self._told(error)
-                if _is_full(text):
-                    raise DiskFullError(f"There is no room for {self.url_of(path)} ({told}). Make room.") from None
-                if tries >= (
-                    _REFUSED_TRIES if _is_refused(error, text) else _UNABLE_TRIES if _UNABLE.search(text) else math.inf
-                ):
-                    raise StoreAccessError(
-                        f"{self.url_of(path)} is refused ({told}). Check credentials, region and endpoint (http:// wants "
-                        "allow_http), in the environment or in storage_options."
-                    ) from None
-                most = _NOBODY_SECONDS if _NOBODY.search(text) else _DEADLINE_SECONDS
-                if time.monotonic() + pause > begun + most:
-                    raise StoreUnreachableError(
-                        f"{self.url_of(path)} gave no sound answer to {tries} tries in {most:.0f} s ({told}). "
-                        "Check the network and the server, and call again."
-                    ) from None
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, _MOST_PAUSE_SECONDS)
-
-    def _told(self, error: BaseException) -> str:
-        """The first line of an error, and what a status says, without secrets."""
-        text = str(error)
-        status, first = _status(text), text.partition("\n")[0][:300]
-        return self.options.redacted(first if status in first else f"{first}, HTTP {status}")
+    def _asked[T](self, path: str, ask: Callable[[], T], missing_tries: int) -> T:
+        return asked(self.url_of(path), ask, missing_tries=missing_tries, options=self.options)
 
     def _store(self, *, n_bytes: int = 0) -> Any:
         """The client of this process for reads, and for writes of so many bytes, which is made when it is first needed."""
@@ -417,15 +325,14 @@ class Connection:
     def _make_store(self, parts: int) -> Any:
         import obstore.store
 
-        given = self.options.given
-        client: Any = {k: v for k, v in given.items() if _CLIENT.fullmatch(k)}
+        client: Any = self.options.client
         client.setdefault("timeout", parts * _LONGEST_PART if parts else _LONGEST_READ)
         if not parts:
             client.setdefault("read_timeout", _SILENCE)
         if self.root.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
             client.setdefault("allow_http", True)
-        config: Any = {k: v for k, v in given.items() if not _CLIENT.fullmatch(k) and k != "credential_provider"}
-        extra: Any = {k: v for k, v in given.items() if k == "credential_provider"}
+        config: Any = self.options.config
+        extra: Any = self.options.extra
         try:
             return obstore.store.from_url(
                 self.root, config=config, client_options=client, retry_config={"max_retries": 0}, **extra
@@ -434,37 +341,9 @@ class Connection:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise OptionError(
-                f"No store can be made of {self.root} with the options {sorted(given)} ({self._told(error)}). "
+                f"No store can be made of {self.root} with the options {sorted(self.options.given)} ({told_of(error, self.options)}). "
                 "Give those of obstore for this kind of store."
             ) from None
-
-
-def _is_refused(error: BaseException, text: str) -> bool:
-    """Whether asking again will not help."""
-    import obstore
-
-    kinds = obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError
-    if "builder error" in text:  # no request was made: the endpoint is no URL, or plain HTTP, which must be allowed
-        return True
-    status = _status(text)
-    again = status in ("408", "409", "416", "425", "429")
-    return (
-        isinstance(error, kinds) or (status.startswith("4") and not again) or _NO_CREDENTIALS.search(text) is not None
-    )
-
-
-def _is_full(text: str) -> bool:
-    return _status(text) == "507" or re.search("InsufficientStorage|QuotaExceeded", text) is not None
-
-
-def _status(text: str) -> str:
-    """Of an answer, in the text of an error: other numbers in it are of keys, ports and times."""
-    status = re.search(r"status(?: code)?: (\d{3})", text)
-    return "" if status is None else status[1]
-
-
-class _NoAnswerError(Exception):
-    """What came is not what was asked for."""
 
 
 @cache
@@ -479,10 +358,3 @@ def _seen_of(meta: Any) -> Seen:
         return Seen(f"{meta['last_modified']} {meta['size']}", meta["size"], False)
     # A weak one is not compared by servers, but tells as much.
     return Seen(etag, meta["size"], not etag.startswith("W/"), meta["version"])
-
-
-def _bare(key: str) -> str:
-    key = key.lower()
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return key

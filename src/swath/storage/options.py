@@ -1,0 +1,63 @@
+"""What a user says of an object store, and what of it nobody else may see."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What may travel to other processes, and be seen. All else may be a secret: processes find theirs in their environment.
+_PUBLIC = re.compile(
+    "region|endpoint|endpoint_url|bucket|virtual_hosted_style_request|skip_signature|unsigned_payload|request_payer|account_name|"
+    "container_name|use_emulator|conditional_put|base_url|proxy_url|user_agent|allow_.*|.*timeout"
+)
+_CLIENT = re.compile("allow_.*|.*timeout|proxy_.*|user_agent|http[12]_.*|pool_.*|default_(headers|content_type)")
+_PROVIDER = "credential_provider"
+_PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """Options of a user, some of them secret."""
+
+    given: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<{len(self.given)} options>"
+
+    @property
+    def public(self) -> tuple[tuple[str, Any], ...]:
+        """Those that anybody may see."""
+        return tuple(sorted((k, v) for k, v in self.given.items() if _PUBLIC.fullmatch(_bare(k))))
+
+    def redacted(self, text: str) -> str:
+        """A text without what is secret."""
+        own = [v for k, v in self.given.items() if not _PUBLIC.fullmatch(_bare(k))]
+        environment = [v for k, v in os.environ.items() if re.search("KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL", k)]
+        for value in filter(lambda v: isinstance(v, str) and len(v) > 3, [*own, *environment]):
+            text = text.replace(value, "***")
+        return re.sub(r"(?i)(sig|signature|token|key|credential)=[^&\s\"]+", r"\1=***", text)
+
+    @property
+    def client(self) -> dict[str, Any]:
+        """Those of the client, and not of a kind of store."""
+        return {k: v for k, v in self.given.items() if _CLIENT.fullmatch(k)}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Those of a kind of store."""
+        return {k: v for k, v in self.given.items() if not _CLIENT.fullmatch(k) and k != _PROVIDER}
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What gives credentials, if there is something."""
+        return {k: v for k, v in self.given.items() if k == _PROVIDER}
+
+
+def _bare(key: str) -> str:
+    key = key.lower()
+    for prefix in _PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
