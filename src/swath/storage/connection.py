@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from swath.errors import (
     DiskFullError,
@@ -61,6 +62,9 @@ _MISSING_TRIES = 2
 # A large object goes in parts of this size.
 _PART_BYTES = 16 * 2**20
 _LEAST_PARTS = 4
+
+# Where a client of another library makes requests.
+_CLIENT_TRIES = 10
 
 # Objects whose version is remembered.
 _MOST_SEEN = 2**16
@@ -116,15 +120,16 @@ class _Options:
 
     @property
     def public(self) -> tuple[tuple[str, Any], ...]:
-        """Those that anybody may see."""
-        return tuple(sorted((k, v) for k, v in self.given.items() if _PUBLIC.fullmatch(_bare(k))))
+        """Those that anybody may see: no URL with a password in it."""
+        return tuple(sorted((k, v) for k, v in self.given.items() if _is_public(k, v)))
 
     def redacted(self, text: str) -> str:
         """A text without what is secret."""
-        own = [v for k, v in self.given.items() if not _PUBLIC.fullmatch(_bare(k))]
+        own = [v for k, v in self.given.items() if not _is_public(k, v)]
         environment = [v for k, v in os.environ.items() if re.search("KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL", k)]
         for value in filter(lambda v: isinstance(v, str) and len(v) > 3, [*own, *environment]):
             text = text.replace(value, "***")
+        text = re.sub(r"://[^/@\s]*@", "://***@", text)
         return re.sub(r"(?i)(sig|signature|token|key|credential)=[^&\s\"]+", r"\1=***", text)
 
 
@@ -171,8 +176,10 @@ class Connection:
         return self.root.startswith("http")
 
     def client(self) -> Any:
-        """What obstore reads it by."""
-        return self._store()
+        """What other libraries read it by: it makes requests again by itself."""
+        again: Any = {"max_retries": _CLIENT_TRIES, "retry_timeout": timedelta(seconds=_DEADLINE_SECONDS)}
+        check_process(self.root)
+        return self._make_store(0, again)
 
     def url_of(self, path: str) -> str:
         """An object, as messages name it."""
@@ -394,18 +401,14 @@ class Connection:
 
     def _store(self, *, n_bytes: int = 0) -> Any:
         """The client of this process for reads, and for writes of so many bytes, which is made when it is first needed."""
-        if _client_process() != os.getpid():
-            raise StoreUnreachableError(
-                f"{self.root} cannot be read in a process that was forked after its parent had used an object store. "
-                "Start processes with 'spawn' or 'forkserver'."
-            )
+        check_process(self.root)
         parts = 0 if n_bytes <= _SMALL_BYTES else max(_LEAST_PARTS, 1 << (n_bytes // _PART_BYTES).bit_length())
         key = os.getpid(), parts
         if key not in self._stores:
-            self._stores[key] = self._make_store(parts)
+            self._stores[key] = self._make_store(parts, {"max_retries": 0})
         return self._stores[key]
 
-    def _make_store(self, parts: int) -> Any:
+    def _make_store(self, parts: int, again: Any) -> Any:
         import obstore.store
 
         given = self.options.given
@@ -417,9 +420,15 @@ class Connection:
             client["allow_http"] = True
         config: Any = {k: v for k, v in given.items() if not _CLIENT.fullmatch(k) and k != "credential_provider"}
         extra: Any = {k: v for k, v in given.items() if k == "credential_provider"}
+        scheme, _, place = self.root.partition("://")
+        host, slash, path = place.partition("/")
         try:
             return obstore.store.from_url(
-                self.root, config=config, client_options=client, retry_config={"max_retries": 0}, **extra
+                f"{scheme}://{host}{slash}{quote(path)}",
+                config=config,
+                client_options=client,
+                retry_config=again,
+                **extra,
             )
         except BaseException as error:  # a panic of its runtime is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -462,12 +471,30 @@ def _client_process() -> int:
     return os.getpid()
 
 
+def check_process(place: str) -> None:
+    """Refuse to go on in a process where a client would wait for ever.
+
+    Raises
+    ------
+    StoreUnreachableError
+    """
+    if _client_process() != os.getpid():
+        raise StoreUnreachableError(
+            f"{place} cannot be read in a process that was forked after its parent had used an object store. "
+            "Start processes with 'spawn' or 'forkserver'."
+        )
+
+
 def _seen_of(meta: Any) -> Seen:
     etag = meta["e_tag"]
     if etag is None:
         return Seen(f"{meta['last_modified']} {meta['size']}", meta["size"], False)
     # A weak one is not compared by servers, but tells as much.
     return Seen(etag, meta["size"], not etag.startswith("W/"), meta["version"])
+
+
+def _is_public(key: str, value: Any) -> bool:
+    return _PUBLIC.fullmatch(_bare(key)) is not None and "@" not in str(value)
 
 
 def _bare(key: str) -> str:
