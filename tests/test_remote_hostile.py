@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,15 +20,18 @@ from typing import Any
 import numpy as np
 import obstore
 import pytest
+import zarr
 from fault_proxy import Proxy
 from oracle import assert_same, expected
 from servers import Server, serve
+from zarr.storage import ObjectStore
 
 import swath
 from swath import commit_objects
 from swath.errors import (
     DamagedStoreError,
     FormatError,
+    OptionError,
     StoreAccessError,
     StoreBusyError,
     StoreNotFoundError,
@@ -150,7 +155,7 @@ def test_a_server_without_ranges_is_an_error_soon(tmp_path: Path) -> None:
 
 
 def test_a_507_in_a_key_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swath.storage.asking._DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr("swath.storage.asking.DEADLINE_SECONDS", 0.2)
     with _answering(lambda request: (503, {}, b"")) as (_, options), pytest.raises(StoreUnreachableError, match="503"):
         swath.open("s3://bucket/507/a.zarr", storage_options=options)
 
@@ -317,3 +322,105 @@ def test_two_who_replace_a_store_leave_one_whole(moto: Server, monkeypatch: pyte
     a = swath.open(url, storage_options=options)
     assert a.verify()
     assert_same(a.gather([0, 900]), expected(ROWS + 1, np.array([0, 900]), 8))
+
+
+def test_a_server_that_answers_503_for_ever_is_asked_for_one_deadline(
+    moto: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swath.storage.connection.DEADLINE_SECONDS", 2.0)
+    url, behind = _url(moto, "for-ever"), moto.behind(proxy.port)
+    rows = np.zeros((200, 20_000))
+    swath.ingest(rows, url, storage_options=moto.storage_options, window=1, chunk_rows=1, shard_rows=20, codec="raw")
+    a = swath.open(url, storage_options=behind.storage_options)
+    proxy.set(faults=["503"], share=1.0)
+    begun = time.monotonic()
+    with pytest.raises(StoreUnreachableError, match="503"):
+        a.gather(np.arange(0, 200, 4), window=1, memory_limit="18MiB")  # few threads, and all look for indexes first
+    assert time.monotonic() - begun < 6
+
+
+@pytest.mark.parametrize("fault", ["503", "reset"])
+def test_a_zarr_array_opens_through_a_faulty_network(moto: Server, proxy: Proxy, fault: str) -> None:
+    array = zarr.create_array(
+        ObjectStore(moto.store("hostile/foreign.zarr")), data=ROWS, chunks=(100, 20), overwrite=True
+    )
+    assert array.shape == ROWS.shape
+    behind = moto.behind(proxy.port)
+    for seed in range(6):
+        proxy.set(faults=[fault], share=0.3, seed=seed)
+        a = swath.open(_url(behind, "foreign"), storage_options=behind.storage_options)
+        assert_same(a.gather([7], window=3), expected(ROWS, np.array([7]), 3))
+
+
+def test_arrays_of_a_group_that_was_replaced_are_gone(server: Server) -> None:
+    url, options = _url(server, "gone"), server.storage_options
+    swath.ingest_group({"X": ROWS, "y": np.arange(2000)}, url, storage_options=options)
+    swath.ingest_group({"X": ROWS}, url, overwrite=True, storage_options=options)
+    with pytest.raises(StoreNotFoundError):
+        swath.open(f"{url}/y", storage_options=options)
+    assert_same(swath.open(f"{url}/X", storage_options=options).gather([5]), expected(ROWS, np.array([5]), 16))
+
+
+@pytest.mark.parametrize("name", ["a b", "ä", "100%", "50%25", "q;r"])
+def test_keys_are_taken_as_they_are_written(moto: Server, name: str) -> None:
+    url, options = f"{moto.url}/names/{name}", moto.storage_options
+    swath.ingest_group({"X": ROWS[:50]}, url, storage_options=options)
+    assert_same(swath.open(f"{url}/X", storage_options=options).gather([3]), expected(ROWS, np.array([3]), 16))
+
+
+def test_urls_are_checked_without_telling_what_is_in_them() -> None:
+    for url in ("s3://[u:marker/a", "s3n://u:marker@b/a", "http://u:marker@h/a", "ftp://h/a?key=marker"):
+        with pytest.raises(OptionError) as told:
+            swath.open(url)
+        assert "marker" not in str(told.value)
+
+
+def test_a_container_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.storage.connection._NOBODY_SECONDS", 0.1)
+    options = {"account_key": "eHg=", "endpoint": "http://127.0.0.1:9", "allow_http": True}
+    with pytest.raises(StoreUnreachableError, match="/container/x/a"):
+        swath.open("abfss://container@account.dfs.core.windows.net/x/a", storage_options=options)
+
+
+@pytest.mark.parametrize("name", ["proxy_url", "endpoint"])
+def test_a_password_in_an_option_stays_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.storage.connection._NOBODY_SECONDS", 0.1)
+    keys = {"access_key_id": "x", "secret_access_key": "y", "allow_http": True}
+    options = {**keys, "endpoint": "http://127.0.0.1:9", name: "http://user:marker@127.0.0.1:9"}
+    assert b"marker" not in pickle.dumps(place_of("s3://bucket/a", options))
+    with pytest.raises(StoreUnreachableError) as told:
+        swath.open("s3://bucket/a", storage_options=options)
+    assert "marker" not in str(told.value)
+
+
+def test_a_store_object_that_fails_is_a_typed_error(moto: Server, proxy: Proxy) -> None:
+    swath.ingest(ROWS, _url(moto, "object"), storage_options=moto.storage_options, **LAYOUT)
+    behind = moto.behind(proxy.port)
+    place = ObjectStore(behind.store("hostile/object.zarr", retry_config={"max_retries": 0}), read_only=True)
+    a = swath.open(place)
+    proxy.set(faults=["503"], share=1.0)
+    for call in (lambda: swath.open(place), lambda: a.gather([0])):
+        with pytest.raises(StoreUnreachableError, match="503"):
+            call()
+
+
+def _gather_there(a: Any, answer: Any) -> None:
+    try:
+        answer.put(a.gather([0]).shape)
+    except StoreUnreachableError as error:
+        answer.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_store_object_in_a_forked_process_is_an_error_and_no_hang(moto: Server) -> None:
+    swath.ingest(ROWS, _url(moto, "forked"), storage_options=moto.storage_options, overwrite=True, **LAYOUT)
+    a = swath.open(ObjectStore(moto.store("hostile/forked.zarr"), read_only=True))
+    context: Any = multiprocessing.get_context("fork")
+    answer = context.Queue()
+    child = context.Process(target=_gather_there, args=(a, answer), daemon=True)
+    child.start()
+    try:
+        assert "forked" in answer.get(timeout=20)
+    finally:
+        child.kill()
+        child.join()

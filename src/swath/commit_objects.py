@@ -162,7 +162,7 @@ def building(
         _commit(folder, build.files, base)
         folder.remove(_PENDING)
         if before:
-            _clear(folder, before)
+            _clear(folder, before, build.files)
 
 
 @contextlib.contextmanager
@@ -238,11 +238,13 @@ def _taken_over(folder: ObjectFolder) -> StoreBusyError:
     return StoreBusyError(f"Another process has written {folder.url} meanwhile. Open it, and call again.")
 
 
-def _clear(folder: ObjectFolder, before: bytes) -> None:
-    """Remove the shards of what was replaced, so far as that goes: nobody looks for what stays."""
+def _clear(folder: ObjectFolder, before: bytes, files: Files) -> None:
+    """Remove what was replaced, so far as that goes: arrays of a group that are none any more, and shards."""
     with contextlib.suppress(StoreError, OSError):
         for name, facts in _members(before, folder).items():
             place = folder.within(name)
+            if name and f"{name}/{METADATA}" not in files:
+                place.remove(METADATA)
             for shard in range(facts.layout.n_shards):
                 place.remove(shard_key(facts.layout, shard))
 

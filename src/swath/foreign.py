@@ -180,8 +180,14 @@ def open_zarr(folder: Folder, window: int) -> ForeignZarr:
     FormatError
         It is a group, its metadata are damaged, or it is no array of rows of one size.
     """
-    encoded = _read_metadata(folder)
+    encoded = _read_metadata(folder)  # first: what is replaced from here on is found out by them
     array = _open_array(folder)
+    try:
+        json.loads(encoded)
+    except ValueError as error:
+        raise FormatError(
+            f"The metadata of {folder.url} are no JSON ({error}). Open it again, or restore them."
+        ) from None
     dtype = np.dtype(array.dtype)
     if not array.shape or 0 in array.shape or dtype.hasobject or dtype.itemsize == 0:
         raise FormatError(
@@ -226,6 +232,7 @@ def _open_array(folder: Folder) -> Any:
             warnings.simplefilter("ignore")
             found = zarr.open(as_zarr_store(folder), mode="r")
     except Exception as error:  # a codec or a data type that is not there, JSON of another kind, ...
+        _read_metadata(folder)  # a server that does not answer, or refuses, is told of as ever
         where = next((f"{folder.url}/{name}" for name in _METADATA if folder.has(name)), folder.url)
         raise FormatError(
             f"zarr-python cannot make an array of {where} ({type(error).__name__}: {error}). Check that it is sound, and its codecs installed."

@@ -24,7 +24,6 @@ from swath.errors import (
     OutError,
     StoreAccessError,
     StoreChangedError,
-    StoreError,
     StoreUnreachableError,
 )
 from swath.landing import Lander
@@ -276,7 +275,8 @@ def _find(rows: Rows, plan: Plan, tasks: list[tuple[int, int]]) -> None:
 
     def work(rows: Rows) -> None:
         for shard in shared:
-            with contextlib.suppress(StoreError):  # which whoever reads it will tell
+            # What is wrong with a shard whoever reads it will tell; a server that does not answer need not be asked again.
+            with contextlib.suppress(DamagedStoreError, StoreChangedError):
                 rows.find(shard)
 
     if several:

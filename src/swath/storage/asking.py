@@ -17,8 +17,9 @@ from swath.errors import DiskFullError, StoreAccessError, StoreUnreachableError
 from swath.storage.gate import interruptible
 from swath.storage.options import Options
 
-# One request with all its tries.
-_DEADLINE_SECONDS = 120.0
+DEADLINE_SECONDS = 120.0
+"""Of one request with all its tries."""
+
 _FIRST_PAUSE_SECONDS = 0.05
 _MOST_PAUSE_SECONDS = 5.0
 
@@ -72,7 +73,7 @@ def asked[T](url: str, ask: Callable[[], T], *, missing_tries: int, options: Opt
                     f"{url} is refused ({told}). Check credentials, region and endpoint (http:// wants "
                     "allow_http), in the environment or in storage_options."
                 ) from None
-            most = _NOBODY_SECONDS if _NOBODY.search(text) else _DEADLINE_SECONDS
+            most = _NOBODY_SECONDS if _NOBODY.search(text) else DEADLINE_SECONDS
             if time.monotonic() + pause > begun + most:
                 raise StoreUnreachableError(
                     f"{url} gave no sound answer to {tries} tries in {most:.0f} s ({told}). "

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from swath.errors import (
     OptionError,
@@ -19,7 +20,7 @@ from swath.errors import (
     StoreChangedError,
     StoreUnreachableError,
 )
-from swath.storage.asking import NoAnswerError, asked, status_of, told_of
+from swath.storage.asking import DEADLINE_SECONDS, NoAnswerError, asked, status_of, told_of
 from swath.storage.options import Options
 
 # A server that sends nothing for so long will not; AWS advises to ask anew after some seconds rather than to wait.
@@ -37,6 +38,9 @@ _MISSING_TRIES = 2
 # A large object goes in parts of this size.
 _PART_BYTES = 16 * 2**20
 _LEAST_PARTS = 4
+
+# Where a client of another library makes requests.
+_CLIENT_TRIES = 10
 
 # Objects whose version is remembered.
 _MOST_SEEN = 2**16
@@ -116,8 +120,10 @@ class Connection:
         return self.root.startswith("http")
 
     def client(self) -> Any:
-        """What obstore reads it by."""
-        return self._store()
+        """What other libraries read it by: it makes requests again by itself."""
+        again: Any = {"max_retries": _CLIENT_TRIES, "retry_timeout": timedelta(seconds=DEADLINE_SECONDS)}
+        check_process(self.root)
+        return self._make_store(0, again)
 
     def anew(self) -> Connection:
         """The same, with no object met yet."""
@@ -311,18 +317,14 @@ class Connection:
 
     def _store(self, *, n_bytes: int = 0) -> Any:
         """The client of this process for reads, and for writes of so many bytes, which is made when it is first needed."""
-        if _client_process() != os.getpid():
-            raise StoreUnreachableError(
-                f"{self.root} cannot be read in a process that was forked after its parent had used an object store. "
-                "Start processes with 'spawn' or 'forkserver'."
-            )
+        check_process(self.root)
         parts = 0 if n_bytes <= _SMALL_BYTES else max(_LEAST_PARTS, 1 << (n_bytes // _PART_BYTES).bit_length())
         key = os.getpid(), parts
         if key not in self._stores:
-            self._stores[key] = self._make_store(parts)
+            self._stores[key] = self._make_store(parts, {"max_retries": 0})
         return self._stores[key]
 
-    def _make_store(self, parts: int) -> Any:
+    def _make_store(self, parts: int, again: Any) -> Any:
         import obstore.store
 
         client: Any = self.options.client
@@ -333,9 +335,15 @@ class Connection:
             client.setdefault("allow_http", True)
         config: Any = self.options.config
         extra: Any = self.options.extra
+        scheme, _, place = self.root.partition("://")
+        host, slash, path = place.partition("/")
         try:
             return obstore.store.from_url(
-                self.root, config=config, client_options=client, retry_config={"max_retries": 0}, **extra
+                f"{scheme}://{host}{slash}{quote(path)}",
+                config=config,
+                client_options=client,
+                retry_config=again,
+                **extra,
             )
         except BaseException as error:  # a panic of its runtime is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -350,6 +358,20 @@ class Connection:
 def _client_process() -> int:
     """The process in which a client was made first: its threads do not survive a fork, and who waits for them hangs."""
     return os.getpid()
+
+
+def check_process(place: str) -> None:
+    """Refuse to go on in a process where a client would wait for ever.
+
+    Raises
+    ------
+    StoreUnreachableError
+    """
+    if _client_process() != os.getpid():
+        raise StoreUnreachableError(
+            f"{place} cannot be read in a process that was forked after its parent had used an object store. "
+            "Start processes with 'spawn' or 'forkserver'."
+        )
 
 
 def _seen_of(meta: Any) -> Seen:

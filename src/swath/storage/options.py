@@ -29,15 +29,16 @@ class Options:
 
     @property
     def public(self) -> tuple[tuple[str, Any], ...]:
-        """Those that anybody may see."""
-        return tuple(sorted((k, v) for k, v in self.given.items() if _PUBLIC.fullmatch(_bare(k))))
+        """Those that anybody may see: no URL with a password in it."""
+        return tuple(sorted((k, v) for k, v in self.given.items() if _is_public(k, v)))
 
     def redacted(self, text: str) -> str:
         """A text without what is secret."""
-        own = [v for k, v in self.given.items() if not _PUBLIC.fullmatch(_bare(k))]
+        own = [v for k, v in self.given.items() if not _is_public(k, v)]
         environment = [v for k, v in os.environ.items() if re.search("KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL", k)]
         for value in filter(lambda v: isinstance(v, str) and len(v) > 3, [*own, *environment]):
             text = text.replace(value, "***")
+        text = re.sub(r"://[^/@\s]*@", "://***@", text)
         return re.sub(r"(?i)(sig|signature|token|key|credential)=[^&\s\"]+", r"\1=***", text)
 
     @property
@@ -61,3 +62,7 @@ def _bare(key: str) -> str:
     for prefix in _PREFIXES:
         key = key.removeprefix(prefix)
     return key
+
+
+def _is_public(key: str, value: Any) -> bool:
+    return _PUBLIC.fullmatch(_bare(key)) is not None and "@" not in str(value)

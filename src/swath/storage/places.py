@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from swath.errors import OptionError
 from swath.storage.cache import Cache
@@ -32,7 +33,8 @@ def local_path(url: str | os.PathLike[str]) -> Path:
         It is no path.
     """
     if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
-        raise OptionError(f"The place of a store is {url!r}, which is no local path. Give the path of a folder.")
+        place = re.sub("//[^/]*@|[?].*", "//...", str(url))  # no credentials
+        raise OptionError(f"The place of a store is {place!r}, which is no local path. Give the path of a folder.")
     path = Path(os.path.abspath(Path(url).expanduser()))
     # A rename would replace a link, and not the folder that it stands for.
     return path.resolve() if path.is_symlink() else path
@@ -79,8 +81,13 @@ def place_of(
     assert isinstance(url, str)
     if storage_options is not None and not isinstance(storage_options, Mapping):
         raise OptionError(f"storage_options is a {type(storage_options).__name__}. Give a mapping of names to values.")
-    parts = urlsplit(url)
-    if parts.query or parts.fragment or parts.username or parts.password:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise OptionError(f"The URL is none ({error}). Give one such as 's3://bucket/folder'.") from None
+    # In abfss://container@account.dfs.core.windows.net the container comes first.
+    user = None if parts.scheme in ("abfs", "abfss") else parts.username
+    if parts.query or parts.fragment or user or parts.password:
         raise OptionError(
             f"The URL {parts.scheme}://{parts.hostname}{parts.path} has more than a place. "
             "Give credentials in the environment, or in storage_options."
@@ -88,7 +95,8 @@ def place_of(
     if not parts.netloc or "\0" in url or any(part in (".", "..") for part in parts.path.split("/")):
         raise OptionError(f"{url!r} names no place in a store. Give a URL such as 's3://bucket/folder'.")
     # The store begins one folder above, where the metadata of a group may be.
-    folder_above, _, name = parts.path.strip("/").rpartition("/")
+    path = unquote(parts.path) if parts.scheme.startswith("http") else parts.path
+    folder_above, _, name = path.strip("/").rpartition("/")
     root = f"{parts.scheme}://{parts.netloc}" + (f"/{folder_above}" if folder_above else "")
     connection = Connection.to(root, storage_options)
     return ObjectFolder(

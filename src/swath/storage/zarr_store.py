@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
 
-from swath.errors import OptionError
+from swath.errors import OptionError, StoreAccessError, StoreUnreachableError
 from swath.plan import REMOTE, Reach
+from swath.storage.connection import check_process
 from swath.storage.folder import Folder
 from swath.storage.gate import Gate
 from swath.storage.local import Buffer, LocalFolder, Scratch
@@ -30,6 +31,8 @@ def zarr_store_folder(place: Any) -> Folder:
         from zarr.storage import FsspecStore
 
         place = FsspecStore.from_mapper(place, read_only=True)
+    if type(place).__name__ == "ObjectStore":
+        check_process(str(place))
     return ZarrStoreFolder(place, "")
 
 
@@ -44,6 +47,29 @@ def as_zarr_store(folder: Folder) -> Any:
         return StorePath(store, folder.prefix)
     assert isinstance(folder, ZarrStoreFolder)
     return StorePath(folder.store, folder.prefix)
+
+
+def _now(store: Any, path: str, call: Coroutine[Any, Any, Any]) -> Any:
+    """What a store answers.
+
+    Raises
+    ------
+    FileNotFoundError, StoreAccessError, StoreUnreachableError
+    """
+    from zarr.core.sync import sync
+
+    try:
+        if type(store).__name__ == "ObjectStore":
+            check_process(path)
+        return sync(call)
+    except (FileNotFoundError, StoreUnreachableError):
+        raise
+    except Exception as error:  # whatever a store of somebody else raises
+        kind = StoreAccessError if isinstance(error, PermissionError) else StoreUnreachableError
+        told = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise kind(f"{path} cannot be read ({told:.300}). Check the store that was given, and call again.") from error
+    finally:
+        call.close()
 
 
 @dataclass(slots=True)
@@ -106,10 +132,8 @@ class ZarrStoreFile:
         return memoryview(found.as_numpy_array()).cast("B")
 
     def _run(self, call: Any) -> Any:
-        from zarr.core.sync import sync
-
         with contextlib.nullcontext() if self.gate is None else self.gate.away():
-            return sync(call)
+            return _now(self.store, self.path, call)
 
     def read_ahead(self) -> None:
         """Nothing: each range is a request of its own."""
@@ -197,9 +221,7 @@ class ZarrStoreFolder:
 
     def has(self, key: str) -> bool:
         """Whether there is an object of this name."""
-        from zarr.core.sync import sync
-
-        return bool(sync(self.store.exists(self._key(key))))
+        return bool(_now(self.store, f"{self.url}/{key}", self.store.exists(self._key(key))))
 
     def put(self, key: str, buffers: Sequence[Buffer]) -> NoReturn:
         """Refused.
