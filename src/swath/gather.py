@@ -88,13 +88,8 @@ def plan_for(
         direct=direct == "always"
         or (direct == "auto" and layout.n_rows * layout.row_bytes > _DWARFS * machine_bytes()),
         is_store=rows.is_store,
-        most_threads=most_threads if layout.codec == "raw" else _decoders(most_threads),
+        most_threads=most_threads if layout.codec == "raw" else min(most_threads, _DECODERS_A_CORE * _cores()),
     )
-
-
-def _decoders(most_threads: int) -> int:
-    """How many threads decode, of those that may read; tasks that run beside one another share them, as they share the cores."""
-    return max(1, _DECODERS_A_CORE * _cores() * min(most_threads, MOST_THREADS) // MOST_THREADS)
 
 
 def gather_now(
