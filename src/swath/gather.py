@@ -30,7 +30,7 @@ from swath.landing import Lander
 from swath.layout import Layout
 from swath.mapped import is_small, take_mapped
 from swath.memory import Room, machine_bytes
-from swath.plan import MOST_THREADS, Plan, plan_gather
+from swath.plan import Plan, plan_gather
 from swath.rows import Access, Rows
 from swath.storage import Gate, run_threads
 from swath.windows import IntArray, as_array, check_starts, check_window
@@ -76,7 +76,7 @@ def plan_for(
     reach = rows.reach
     most = reach.requests if most_threads is None else most_threads
     if layout.codec != "raw" and not reach.is_remote:  # what is far away waits for its server, and not for the cores
-        most = _decoders(most)
+        most = min(most, _DECODERS_A_CORE * _cores())
     return plan_gather(
         layout,
         check_starts(starts, window, layout.n_rows),
@@ -91,11 +91,6 @@ def plan_for(
         reach=reach,
         most_threads=most,
     )
-
-
-def _decoders(most_threads: int) -> int:
-    """How many threads decode, of those that may read; tasks that run beside one another share them, as they share the cores."""
-    return max(1, _DECODERS_A_CORE * _cores() * min(most_threads, MOST_THREADS) // MOST_THREADS)
 
 
 def gather_now(
