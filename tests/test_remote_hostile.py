@@ -327,7 +327,7 @@ def test_two_who_replace_a_store_leave_one_whole(moto: Server, monkeypatch: pyte
 def test_a_server_that_answers_503_for_ever_is_asked_for_one_deadline(
     moto: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swath.storage.connection.DEADLINE_SECONDS", 2.0)
+    monkeypatch.setattr("swath.storage.asking.DEADLINE_SECONDS", 2.0)
     url, behind = _url(moto, "for-ever"), moto.behind(proxy.port)
     rows = np.zeros((200, 20_000))
     swath.ingest(rows, url, storage_options=moto.storage_options, window=1, chunk_rows=1, shard_rows=20, codec="raw")
@@ -376,7 +376,7 @@ def test_urls_are_checked_without_telling_what_is_in_them() -> None:
 
 
 def test_a_container_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swath.storage.connection._NOBODY_SECONDS", 0.1)
+    monkeypatch.setattr("swath.storage.asking._NOBODY_SECONDS", 0.1)
     options = {"account_key": "eHg=", "endpoint": "http://127.0.0.1:9", "allow_http": True}
     with pytest.raises(StoreUnreachableError, match="/container/x/a"):
         swath.open("abfss://container@account.dfs.core.windows.net/x/a", storage_options=options)
@@ -384,7 +384,7 @@ def test_a_container_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["proxy_url", "endpoint"])
 def test_a_password_in_an_option_stays_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swath.storage.connection._NOBODY_SECONDS", 0.1)
+    monkeypatch.setattr("swath.storage.asking._NOBODY_SECONDS", 0.1)
     keys = {"access_key_id": "x", "secret_access_key": "y", "allow_http": True}
     options = {**keys, "endpoint": "http://127.0.0.1:9", name: "http://user:marker@127.0.0.1:9"}
     assert b"marker" not in pickle.dumps(place_of("s3://bucket/a", options))
