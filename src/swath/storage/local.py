@@ -103,15 +103,7 @@ class LocalFile:
             got += more
             if more % _PAGE or more == 0:  # the file ends here
                 break
-        at = offset - begin
-        for buffer in buffers:
-            size = min(len(buffer), got - at)
-            if size <= 0:
-                break
-            # By numpy, which lets other threads run meanwhile.
-            np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(blocks, np.uint8, size, at)
-            at += size
-        return max(0, min(got - (offset - begin), n_bytes))
+        return scatter(blocks[offset - begin : max(offset - begin, got)], buffers)
 
     def read_ahead(self) -> None:
         """Let the system fetch what comes next: the file is read from its first byte to its last."""
@@ -273,6 +265,19 @@ class LocalFolder:
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk, or what this user or process may write, is full."""
     return isinstance(error, OSError) and error.errno in _FULL
+
+
+def scatter(content: Buffer, buffers: Sequence[Buffer]) -> int:
+    """Copy bytes to ``buffers``, in order; return how many there was room for."""
+    at = 0
+    for buffer in buffers:
+        size = min(len(buffer), len(content) - at)
+        if size <= 0:
+            break
+        # By numpy, which lets other threads run meanwhile.
+        np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(content, np.uint8, size, at)
+        at += size
+    return at
 
 
 def _open(path: Path, direct: Scratch | None) -> tuple[int, Scratch | None]:

@@ -12,14 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from swath.errors import DamagedStoreError, StoreBusyError
 from swath.plan import REMOTE, Reach
 from swath.storage.cache import PAGE, Cache
 from swath.storage.connection import Connection, Seen, VersionError
 from swath.storage.gate import Gate
-from swath.storage.local import Buffer, Scratch
+from swath.storage.local import Buffer, Scratch, scatter
 
 
 @dataclass(slots=True)
@@ -58,15 +56,7 @@ class ObjectFile:
         """Fill ``buffers``, of ``n_bytes`` together, in order from ``offset``; return how many bytes there were."""
         whole = self._whole
         content = self._fetch(offset, offset + n_bytes) if whole is None else whole[offset : offset + n_bytes]
-        at = 0
-        for buffer in buffers:
-            size = min(len(buffer), len(content) - at)
-            if size <= 0:
-                break
-            # By numpy, which lets other threads run meanwhile.
-            np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(content, np.uint8, size, at)
-            at += size
-        return len(content)
+        return scatter(content, buffers)
 
     def _fetch(self, begin: int, end: int | None) -> Buffer:
         with self._away():

@@ -8,14 +8,12 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-import numpy as np
-
 from swath.errors import OptionError, StoreAccessError, StoreUnreachableError
 from swath.plan import REMOTE, Reach
 from swath.storage.connection import check_process
 from swath.storage.folder import Folder
 from swath.storage.gate import Gate
-from swath.storage.local import Buffer, LocalFolder, Scratch
+from swath.storage.local import Buffer, LocalFolder, Scratch, scatter
 from swath.storage.objects import ObjectFolder
 
 
@@ -103,14 +101,7 @@ class ZarrStoreFile:
     def read_into(self, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
         """Fill ``buffers``, of ``n_bytes`` together, in order from ``offset``; return how many bytes there were."""
         content = self._get(offset, offset + n_bytes) if self._whole is None else self._whole[offset : offset + n_bytes]
-        at = 0
-        for buffer in buffers:
-            size = min(len(buffer), len(content) - at)
-            if size <= 0:
-                break
-            np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(content, np.uint8, size, at)
-            at += size
-        return len(content)
+        return scatter(content, buffers)
 
     def recall(self) -> None:
         """Nothing: it is read as it is."""
