@@ -51,3 +51,14 @@ def run(program: str, *arguments: object, file_bytes: int = 0, **options: Any) -
     child = start(program, *arguments, file_bytes=file_bytes, **options)
     added, stderr = child.communicate()
     return child.returncode, added, stderr
+
+
+def tell_length(url: str, options: dict[str, Any], answer: Any) -> None:
+    """Put the rows of a store in a queue, or why they cannot be read; here, since other processes can import this file."""
+    import swath
+    from swath.errors import StoreUnreachableError
+
+    try:
+        answer.put(len(swath.open(url, storage_options=options)))
+    except StoreUnreachableError as error:
+        answer.put(str(error))

@@ -543,13 +543,6 @@ def test_ctrl_c_ends_a_gather_at_once(moto: Server, proxy: Proxy) -> None:
     assert time.monotonic() - begun < 2
 
 
-def _read(url: str, options: dict[str, Any], answer: Any) -> None:
-    try:
-        answer.put(len(swath.open(url, storage_options=options)))
-    except StoreUnreachableError as error:
-        answer.put(str(error))
-
-
 @pytest.mark.parametrize(("how", "answer"), [("spawn", 6000), ("forkserver", 6000), ("fork", "forked")])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_another_process_reads_or_says_why_not(moto: Server, how: str, answer: Any) -> None:
@@ -558,7 +551,7 @@ def test_another_process_reads_or_says_why_not(moto: Server, how: str, answer: A
         swath.ingest(ROWS, url, storage_options=moto.storage_options, **LAYOUT)
     context: Any = multiprocessing.get_context(how)
     queue = context.Queue()
-    child = context.Process(target=_read, args=(url, moto.storage_options, queue))
+    child = context.Process(target=children.tell_length, args=(url, moto.storage_options, queue))
     child.start()
     got = queue.get(timeout=60)
     child.join(10)
