@@ -11,7 +11,6 @@ import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -173,10 +172,11 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[A
     if out.size:
         try:
             _carry_out(rows, plan, out)
-        except (DamagedStoreError, StoreChangedError, OSError) as error:
+        except (StoreUnreachableError, StoreAccessError):
+            raise
+        except OSError:
             # A replaced store is why a shard is missing; or why, below, its bytes are sound and yet not these rows.
-            if not isinstance(error, (StoreUnreachableError, StoreAccessError)):
-                rows.check_unchanged()
+            rows.check_unchanged()
             raise
         rows.check_unchanged()
     return out
@@ -239,12 +239,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any]) -> None:
 
     if plan.reach.is_remote:
         _find(rows, plan, tasks)
-        gate = Gate()
-        try:
-            run_threads(partial(work, rows.through(gate)), threads, gate)
-        finally:
-            for _ in shared:
-                pass
+        run_threads(lambda gate: work(rows.through(gate)), threads)
         return
     if threads == 1:
         work(rows)
@@ -268,15 +263,15 @@ def _find(rows: Rows, plan: Plan, tasks: list[tuple[int, int]]) -> None:
     several = shards[counts > 1].tolist()
     shared = iter(several)
 
-    def work(rows: Rows) -> None:
+    def work(gate: Gate) -> None:
+        through = rows.through(gate)
         for shard in shared:
             # What is wrong with a shard whoever reads it will tell; a server that does not answer need not be asked again.
             with contextlib.suppress(DamagedStoreError, StoreChangedError):
-                rows.find(shard)
+                through.find(shard)
 
     if several:
-        gate = Gate()
-        run_threads(partial(work, rows.through(gate)), min(plan.threads, len(several)), gate)
+        run_threads(work, min(plan.threads, len(several)))
 
 
 def _tasks(plan: Plan, threads: int) -> list[tuple[int, int]]:

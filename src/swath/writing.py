@@ -27,9 +27,9 @@ from swath.metadata import Facts, shard_key
 from swath.progress import progress_bar
 from swath.shard import NO_CHUNK, IndexCache, encode_shard
 from swath.sources import Source, most_readers
-from swath.storage import Folder, Gate, LocalFolder, VersionError, run_threads
+from swath.storage import Folder, LocalFolder, VersionError, run_threads
 
-# Objects that are sent at once, each in parts at once.
+# Objects that are sent at once.
 _UPLOADS = 4
 
 # Shards of an interrupted run that are looked at at once.
@@ -131,13 +131,8 @@ def _write_shards(
             advance((stop - start) * layout.row_bytes)
 
     if folder.reach.is_remote:
-        gate = Gate()
-        try:
-            with reader:
-                run_threads(partial(work, folder.through(gate)), workers, gate)
-        finally:
-            for _ in shared:
-                pass
+        with reader:
+            run_threads(lambda gate: work(folder.through(gate)), workers)
         return
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
         futures = [pool.submit(work, folder) for _ in range(workers)]

@@ -48,8 +48,10 @@ class Gate:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """A thread that is inside waits for others meanwhile."""
+        """A thread that is inside waits for others meanwhile; where that is not wanted any more it does not begin to."""
         self.leave()
+        if self._is_shut:
+            raise GateShutError
         try:
             yield
         except BaseException:
@@ -91,8 +93,14 @@ def briefly(work: Callable[[], None], seconds: float) -> None:
     thread.join(seconds)
 
 
-def run_threads(work: Callable[[], None], n: int, gate: Gate) -> None:
-    """Run ``work`` in ``n`` threads, through ``gate``, until all are done or one has failed, whose error this raises."""
+def away(gate: Gate | None) -> contextlib.AbstractContextManager[None]:
+    """To wait for a server in, through the gate of a thread that may be left behind."""
+    return contextlib.nullcontext() if gate is None else gate.away()
+
+
+def run_threads(work: Callable[[Gate], None], n: int) -> None:
+    """Run ``work`` in ``n`` threads, through one gate, until all are done or one has failed, whose error this raises."""
+    gate = Gate()
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def run() -> None:
@@ -101,7 +109,7 @@ def run_threads(work: Callable[[], None], n: int, gate: Gate) -> None:
         except GateShutError:
             return
         try:
-            work()
+            work(gate)
         except GateShutError:  # it is not inside
             return
         except BaseException as error:

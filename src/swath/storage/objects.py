@@ -16,7 +16,7 @@ from swath.errors import DamagedStoreError, StoreBusyError
 from swath.plan import REMOTE, Reach
 from swath.storage.cache import PAGE, Cache
 from swath.storage.connection import Connection, Seen, VersionError
-from swath.storage.gate import Gate
+from swath.storage.gate import Gate, away
 from swath.storage.local import Buffer, Scratch, scatter
 
 
@@ -42,7 +42,7 @@ class ObjectFile:
     def size(self) -> int:
         """Its bytes; a request if nothing of it was read yet."""
         if self.seen is None:
-            with self._away():
+            with away(self.gate):
                 self.seen = self.connection.head(self.key)
                 self.connection.meet(self.key, self.seen)
         return self.seen.size
@@ -59,7 +59,7 @@ class ObjectFile:
         return scatter(content, buffers)
 
     def _fetch(self, begin: int, end: int | None) -> Buffer:
-        with self._away():
+        with away(self.gate):
             if self.cache is None or (self.seen is not None and not self.seen.is_strong):
                 return self._get(begin, end)
             if self.seen is not None:
@@ -112,9 +112,6 @@ class ObjectFile:
     def mapped(self, n_bytes: int) -> mmap.mmap | None:
         """It is no file."""
         return None
-
-    def _away(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.gate is None else self.gate.away()
 
 
 class Turn(NamedTuple):
@@ -218,7 +215,7 @@ class ObjectFolder:
     def put(self, key: str, buffers: Sequence[Buffer]) -> None:
         """Write one object."""
         content = buffers[0] if len(buffers) == 1 else memoryview(b"".join(buffers))
-        with contextlib.nullcontext() if self.gate is None else self.gate.away():
+        with away(self.gate):
             if self.turn is None:
                 self.connection.put(self.key_of(key), content)
             else:

@@ -12,7 +12,7 @@ from swath.errors import OptionError, StoreAccessError, StoreUnreachableError
 from swath.plan import REMOTE, Reach
 from swath.storage.connection import check_process
 from swath.storage.folder import Folder
-from swath.storage.gate import Gate
+from swath.storage.gate import Gate, away
 from swath.storage.local import Buffer, LocalFolder, Scratch, scatter
 from swath.storage.objects import ObjectFolder
 
@@ -123,7 +123,7 @@ class ZarrStoreFile:
         return memoryview(found.as_numpy_array()).cast("B")
 
     def _run(self, call: Any) -> Any:
-        with contextlib.nullcontext() if self.gate is None else self.gate.away():
+        with away(self.gate):
             return _now(self.store, self.path, call)
 
     def read_ahead(self) -> None:
