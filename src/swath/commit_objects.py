@@ -50,8 +50,6 @@ _POLL_SECONDS = 0.2
 # Whoever is interrupted clears up for so long.
 _INTERRUPTED_SECONDS = 0.5
 
-_SOUND_TRIES = 3
-
 
 def read_committed(folder: ObjectFolder) -> bytes:
     """The ``zarr.json`` of what is committed in a folder.
@@ -74,7 +72,7 @@ def read_committed(folder: ObjectFolder) -> bytes:
 
 def _read_sound(folder: ObjectFolder) -> bytes:
     """Metadata, which a bit may have flipped of on the way: then once more."""
-    for _ in range(_SOUND_TRIES - 1):
+    for _ in range(folder.reach.tries - 1):
         encoded = folder.read(METADATA)
         with contextlib.suppress(FormatError):
             if is_ours(encoded):

@@ -107,7 +107,7 @@ class ForeignZarr:
             access.tiles,
             scratch,
             direct=access.direct,
-            reach=access.reach,
+            reach=self.reach,
             fill_value=self.fill_value,
         ) as reader:
             yield reader

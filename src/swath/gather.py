@@ -226,7 +226,7 @@ def check_columns(columns: Any, layout: Layout) -> Columns:
 
 def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any]) -> None:
     cached = not plan.reach.is_remote and _is_cached(rows, plan)
-    access = Access(plan.verify, plan.direct and not cached, plan.tiles, plan.reach)
+    access = Access(plan.verify, plan.direct and not cached, plan.tiles)
     threads = _threads(plan, cached)
     tasks = _tasks(plan, threads)
     threads = min(threads, len(tasks))

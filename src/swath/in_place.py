@@ -274,9 +274,7 @@ class FlatBytes:
     ) -> Iterator[RawReader | ChunkReader]:
         """What reads the file."""
         with _open(path, scratch if access.direct else None) as file:
-            yield RawReader(
-                file, layout, shard, scratch, offset=self.begin, index=None, verify=False, reach=access.reach
-            )
+            yield RawReader(file, layout, shard, scratch, offset=self.begin, index=None, verify=False, reach=LOCAL)
 
     def offset(self, layout: Layout, chunk: int) -> int | None:
         """Where a chunk begins."""
@@ -332,7 +330,7 @@ class EncodedChunks:
             access.tiles,
             scratch,
             direct=access.direct,
-            reach=access.reach,
+            reach=LOCAL,
             fill_value=self.table.fill_value,
         ) as reader:
             yield reader

@@ -26,9 +26,6 @@ from swath.rows import Access, Rows
 from swath.storage import Scratch, VersionError
 from swath.windows import IntArray
 
-# What comes over a network damaged may come sound once more.
-_REMOTE_TRIES = 3
-
 # A numpy call that copies small windows goes through a temporary of their size.
 _TEMPORARY_BYTES = 2**20
 
@@ -59,7 +56,7 @@ class Lander:
 
     def land(self, first: int, stop: int) -> None:
         """Carry out the reads ``[first, stop)`` of one shard."""
-        for tries_left in range(_REMOTE_TRIES if self._access.reach.is_remote else 1)[::-1]:
+        for tries_left in range(self._plan.reach.tries)[::-1]:
             try:
                 self._land(first, stop)
             except (VersionError, DamagedStoreError):

@@ -53,7 +53,7 @@ def take_mapped(rows: Rows, starts: IntArray, window: int, out: NDArray[Any]) ->
             inside = wanted[places] - first
         if not inside.size:
             continue
-        with rows.reader(shard, Access(verify=False, direct=False, tiles=(0,), reach=rows.reach), Scratch()) as reader:
+        with rows.reader(shard, Access(verify=False, direct=False, tiles=(0,)), Scratch()) as reader:
             mapping = reader.mapping(stop - first, inside, item) if isinstance(reader, RawReader) else None
         if mapping is None:
             return False

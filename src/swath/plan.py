@@ -86,6 +86,8 @@ class Reach:
     """Most bytes of a request."""
     requests: int
     """At once."""
+    tries: int
+    """How often what comes damaged is read: over a network it may come sound the next time."""
     latency_s: float = 0.0
     """Expected."""
     bytes_a_second: float = math.inf
@@ -93,10 +95,10 @@ class Reach:
     dollars_a_request: float = 0.0
 
 
-LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS)
+LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS, tries=1)
 """Files: a read costs some 10 us of calls, warm or cold, and a call more, and a place for its pieces, for each gap."""
 
-REMOTE = Reach(True, 2**17, 2**17, 2**22, 128, latency_s=0.03, bytes_a_second=1.25e8, dollars_a_request=0.4e-6)
+REMOTE = Reach(True, 2**17, 2**17, 2**22, 128, tries=3, latency_s=0.03, bytes_a_second=1.25e8, dollars_a_request=0.4e-6)
 """Objects: a request of 256 KB takes 0.2 ms of a core here, and 0.2 ms of 10 Gbit/s are 256 KB; a narrower network weighs
 gaps more. 30 ms and 1 Gbit/s are what to expect of a store in the same region; S3 asks $0.40 for a million GETs."""
 

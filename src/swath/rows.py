@@ -23,8 +23,6 @@ class Access:
     """Pass by the page cache."""
     tiles: tuple[int, ...]
     """Which chunks of a row are read (see `swath.layout.Tiles`)."""
-    reach: Reach
-    """What a request costs."""
 
 
 class Rows(Protocol):

@@ -24,9 +24,6 @@ from swath.rows import Access
 from swath.shard import MEND, IndexCache, index_entries
 from swath.storage import File, Folder, Gate, Scratch
 
-# Metadata that come over a network damaged may come sound once more.
-_REMOTE_TRIES = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -86,7 +83,7 @@ class Store:
         StoreChangedError
         """
         home = self.home
-        for _ in range(_REMOTE_TRIES if self.reach.is_remote else 1):
+        for _ in range(self.reach.tries):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, FormatError):
                 now = home.read_again(METADATA, self.encoded)
                 if now == self.encoded or self.facts.is_continued_by(_facts(home, now, self.member)):
@@ -152,13 +149,13 @@ class Store:
                     offset=offset,
                     index=index,
                     verify=access.verify,
-                    reach=access.reach,
+                    reach=self.reach,
                 )
         else:
             decoder = _decoder(self.layout)
             chosen = decoder if access.verify else decoder.without_checks()
             with EncodedReader(
-                self, chosen, self.layout, access.tiles, scratch, direct=access.direct, reach=access.reach
+                self, chosen, self.layout, access.tiles, scratch, direct=access.direct, reach=self.reach
             ) as reader:
                 yield reader
 
