@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,10 @@ def check_vacant(folder: ObjectFolder, *, overwrite: bool) -> None:
         raise OptionError(
             f"{folder.url} can only be read. Give a place that is written to, such as 's3://bucket/folder'."
         )
-    _, found = _committed(folder)
+    _check_vacant(_committed(folder)[1], folder, overwrite=overwrite)
+
+
+def _check_vacant(found: bytes, folder: ObjectFolder, *, overwrite: bool) -> None:
     if not found:
         return
     if not overwrite:
@@ -112,17 +115,17 @@ def check_vacant(folder: ObjectFolder, *, overwrite: bool) -> None:
         )
 
 
-def separator_for(folder: ObjectFolder, name: str) -> str:
-    """What shall join the keys of shards of an array that takes the place of what is committed: not what joins them there."""
-    return _separator(_committed(folder)[1], folder, name)
+def separators_for(folder: ObjectFolder, names: Iterable[str]) -> dict[str, str]:
+    """What shall join the keys of shards of arrays that take the place of what is committed: not what joins them there."""
+    return _separators(_committed(folder)[1], folder, names)
 
 
-def _separator(committed: bytes, folder: ObjectFolder, name: str) -> str:
+def _separators(committed: bytes, folder: ObjectFolder, names: Iterable[str]) -> dict[str, str]:
+    joined: set[str] = set()
     with contextlib.suppress(FormatError):
         members = _members(committed, folder) if is_ours(committed) else {}
-        if name in members and members[name].layout.separator == ".":
-            return "/"
-    return "."
+        joined = {name for name, facts in members.items() if facts.layout.separator == "."}
+    return {name: "/" if name in joined else "." for name in names}
 
 
 @contextlib.contextmanager
@@ -131,7 +134,7 @@ def building(
 ) -> Iterator[Build]:
     """A folder to write shards into; leaving the block without an error commits them.
 
-    ``separators`` are what `separator_for` gave, by name of an array.
+    ``separators`` are what `separators_for` gave.
 
     Raises
     ------
@@ -141,9 +144,9 @@ def building(
         Another process is writing the same store.
     """
     with _held(folder, timeout=0, needed=False) as folder:
-        check_vacant(folder, overwrite=overwrite)
         base, before = _committed(folder)
-        if any(_separator(before, folder, name) != joins for name, joins in separators.items()):
+        _check_vacant(before, folder, overwrite=overwrite)
+        if _separators(before, folder, separators) != separators:
             # What is committed by now has shards of these names.
             raise StoreBusyError(f"Another process has replaced {folder.url} meanwhile. Call again.")
         pending = files.get(METADATA, b"")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from swath import commit, commit_objects
@@ -60,9 +60,11 @@ def pending_bytes(folder: Folder) -> bytes:
     return commit_objects.pending_bytes(_objects(folder))
 
 
-def separator_for(folder: Folder, name: str) -> str:
-    """What joins the keys of the shards of a new array. A local folder takes its place as a whole."""
-    return "." if isinstance(folder, LocalFolder) else commit_objects.separator_for(_objects(folder), name)
+def separators_for(folder: Folder, names: Iterable[str]) -> dict[str, str]:
+    """What joins the keys of the shards of new arrays, by name. A local folder takes its place as a whole."""
+    if isinstance(folder, LocalFolder):
+        return dict.fromkeys(names, ".")
+    return commit_objects.separators_for(_objects(folder), names)
 
 
 def read_committed(folder: Folder) -> tuple[Folder, bytes]:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.cluster import pickled, write_on_workers
-from swath.committing import appending, building, check_vacant, locked, pending_bytes, separator_for, settle
+from swath.committing import appending, building, check_vacant, locked, pending_bytes, separators_for, settle
 from swath.errors import FormatError, OptionError, SourceError
 from swath.gather import gather_now
 from swath.gathered import by_engine
@@ -146,12 +146,12 @@ def append_group(
 
 def _ingest_sources(sources: Mapping[str, Source], place: Folder, options: Options, limit: Room) -> None:
     pending = _pending_facts(place) if options.resume else {}
+    separators = separators_for(place, sources)
     parts = [
-        Part(name, _new_facts(source, options, limit, pending.get(name), separator_for(place, name)), source, 0)
+        Part(name, _new_facts(source, options, limit, pending.get(name), separators[name]), source, 0)
         for name, source in sources.items()
     ]
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
-    separators = {part.name: part.facts.layout.separator for part in parts}
     with building(place, _files(parts), separators, overwrite=options.overwrite, resume=options.resume) as build:
         write_parts(build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
@@ -193,11 +193,12 @@ def _writers(parts: Sequence[Part], options: Options, limit: Room, *, remote: bo
 def _ingest_blocks(blocks: Blocks, place: Folder, options: Options, limit: Room) -> None:
     """Write as it comes: nobody can read the blocks again, so that a run that was interrupted begins anew."""
     first = ArraySource(blocks.first, blocks.dtype)
-    facts = _new_facts(first, options, limit, None, separator_for(place, ""))
+    separators = separators_for(place, [""])
+    facts = _new_facts(first, options, limit, None, separators[""])
     facts = replace(
         facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
     )
-    with building(place, {}, {"": facts.layout.separator}, overwrite=options.overwrite, resume=False) as build:
+    with building(place, {}, separators, overwrite=options.overwrite, resume=False) as build:
         facts = write_blocks(build.folder, facts, 0, blocks)
         build.files = {METADATA: encode_metadata(replace(facts, sources=(blocks.describe_given(),)))}
 
