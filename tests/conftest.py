@@ -1,12 +1,15 @@
 """Options, profiles and helpers that all tests share."""
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_proxy import Proxy
 from hypothesis import HealthCheck, settings
+from servers import CONDITIONAL, Server, serve
 
 import swath
 
@@ -50,3 +53,22 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     swath.ingest(np.round(wide, 1), folder / "lz4-large-chunks", codec="lz4", chunk_rows=128)
     swath.ingest(wide.reshape(-1, 4), folder / "narrow")
     return folder
+
+
+@pytest.fixture(scope="module", params=CONDITIONAL)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that keeps conditions."""
+    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve("moto", tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(moto: Server) -> Iterator[Proxy]:
+    with Proxy(moto.port) as proxy:
+        yield proxy

@@ -289,3 +289,5 @@ http://127.0.0.1:{port} {{
 
 _SERVERS = {"moto": _moto, "nanio": _nanio, "azurite": _azurite, "fake-gcs": _fake_gcs, "caddy": _caddy}
 NAMES = tuple(_SERVERS)
+CONDITIONAL = ("moto", "azurite", "fake-gcs")
+"""Those that keep conditions, and can be written to."""

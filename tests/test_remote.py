@@ -23,7 +23,7 @@ import pytest
 import zarr
 from fault_proxy import READ_FAULTS, Proxy
 from oracle import assert_same, expected
-from servers import Server, serve
+from servers import CONDITIONAL, Server, serve
 from zarr.storage import ObjectStore
 
 import swath
@@ -44,26 +44,6 @@ ROWS = np.random.default_rng(0).normal(size=(6000, 100))
 STARTS = np.random.default_rng(1).integers(0, 6000 - 8, 400)
 LAYOUT: dict[str, Any] = {"window": 8, "chunk_rows": 4, "shard_rows": 400}
 CODECS = ("raw", "lz4", "zstd")
-WRITABLE = ("moto", "azurite", "fake-gcs")
-
-
-@pytest.fixture(scope="module", params=WRITABLE)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One that keeps conditions."""
-    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve("moto", tmp_path_factory.mktemp("moto")) as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(moto: Server) -> Iterator[Proxy]:
-    with Proxy(moto.port) as proxy:
-        yield proxy
 
 
 def _url(server: Server, name: str) -> str:
@@ -249,7 +229,7 @@ def test_what_a_gather_takes_is_what_was_planned(tmp_path: Path, codec: Any) -> 
 
 
 @pytest.mark.parametrize("codec", ["raw", "zstd"])
-@pytest.mark.parametrize("name", [*WRITABLE, "caddy"])
+@pytest.mark.parametrize("name", [*CONDITIONAL, "caddy"])
 def test_a_faulty_network_gives_right_rows(name: str, codec: Any, tmp_path: Path, full: bool) -> None:
     rows = np.random.default_rng(3).integers(0, 99, (10_000, 1000), np.int32)
     with serve(name, tmp_path / "served") as server, Proxy(server.port) as proxy:

@@ -49,12 +49,6 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def proxy(moto: Server) -> Iterator[Proxy]:
-    with Proxy(moto.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def behind(moto: Server, proxy: Proxy) -> Server:
     return moto.behind(proxy.port)
 

@@ -23,7 +23,7 @@ import pytest
 import zarr
 from fault_proxy import Proxy
 from oracle import assert_same, expected
-from servers import Server, serve
+from servers import Server
 from zarr.storage import ObjectStore
 
 import swath
@@ -41,28 +41,8 @@ from swath.storage import place_of
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 20))
 LAYOUT: dict[str, Any] = {"window": 8, "chunk_rows": 4, "shard_rows": 200, "codec": "raw"}
-WRITABLE = ("moto", "azurite", "fake-gcs")
 
 Answer = tuple[int, dict[str, str], bytes]
-
-
-@pytest.fixture(scope="module", params=WRITABLE)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One that keeps conditions."""
-    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve("moto", tmp_path_factory.mktemp("moto")) as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(moto: Server) -> Iterator[Proxy]:
-    with Proxy(moto.port) as proxy:
-        yield proxy
 
 
 def _url(server: Server, name: str) -> str:
