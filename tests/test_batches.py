@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
+import threading
+import time
+import tracemalloc
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_same, expected
 
 import swath
 from swath.errors import MemoryLimitError, OptionError, StartsError, SwathError, WindowError, WindowOutOfBoundsError
-from swath.sampling import permuted, windows_within
+from swath.sampling import Blocks
 
 ROWS = np.arange(1000 * 3).reshape(1000, 3)
 
@@ -33,54 +39,6 @@ def a(tmp_path_factory: pytest.TempPathFactory) -> swath.RowArray:
     return swath.ingest(paths, folder / "a", window=8)
 
 
-@given(n=st.integers(1, 300), seed=st.integers(0, 2**70), epoch=st.integers(0, 10**9))
-def test_a_permutation_takes_each_number_once(n: int, seed: int, epoch: int) -> None:
-    assert sorted(permuted(np.arange(n), n, seed, epoch).tolist()) == list(range(n))
-
-
-def test_a_permutation_is_a_function_of_each_position_alone() -> None:
-    n = 10**15
-    positions = np.random.default_rng(0).integers(0, n, 1000)
-    at_once = permuted(positions, n, 5, 6)
-    assert ((at_once >= 0) & (at_once < n)).all()
-    assert [int(permuted(positions[i : i + 1], n, 5, 6)[0]) for i in range(10)] == at_once[:10].tolist()
-    assert np.unique(at_once).size == np.unique(positions).size
-
-
-@pytest.mark.parametrize("n", [3, 5, 24, 100])
-def test_each_number_is_as_often_at_each_position(n: int) -> None:
-    """Chi-square over 4000 seeds, of the number at the first, the middle and the last position."""
-    for position in (0, n // 2, n - 1):
-        seen = np.bincount([permuted(np.array([position]), n, seed, 1)[0] for seed in range(4000)], minlength=n)
-        chi_square = float(((seen - 4000 / n) ** 2 / (4000 / n)).sum())
-        # Of n - 1 degrees of freedom: beyond five deviations once in millions of tries, and the seeds are fixed.
-        assert abs(chi_square - (n - 1)) < 5 * (2 * (n - 1)) ** 0.5
-
-
-@pytest.mark.parametrize("n", [5, 33])
-def test_two_numbers_go_together_as_often_as_any_others(n: int) -> None:
-    """Chi-square over seeds of the pairs at two positions: few by their table, and more by the network."""
-    tries, pairs = 50 * n * n, n * (n - 1)
-    with pytest.MonkeyPatch.context() as patch:
-        if n > 5:
-            patch.setattr("swath.sampling._FEW", 0)
-        drawn = np.array([permuted(np.arange(2), n, seed, 0) for seed in range(tries)])
-    seen = np.bincount(drawn[:, 0] * n + drawn[:, 1], minlength=n * n)
-    chi_square = float(((seen[seen > 0] - tries / pairs) ** 2 / (tries / pairs)).sum())
-    assert np.count_nonzero(seen) == pairs
-    assert abs(chi_square - (pairs - 1)) < 5 * (2 * (pairs - 1)) ** 0.5
-
-
-def test_neighbours_do_not_stay_neighbours() -> None:
-    """Differences of what follows in an epoch, and pairs of epochs, are as of numpy's own shuffle."""
-    n = 100_000
-    order, other = permuted(np.arange(n), n, 0, 0), permuted(np.arange(n), n, 0, 1)
-    for x, y in ((order[:-1], order[1:]), (order, other), (np.arange(n), order)):
-        assert abs(np.corrcoef(x, y)[0, 1]) < 5 / n**0.5
-        cells = np.histogram2d(x, y, bins=20)[0]
-        assert ((cells - x.size / 400) ** 2 / (x.size / 400)).sum() < 400 + 5 * 800**0.5
-
-
 def test_windows_lie_within_segments(a: swath.RowArray) -> None:
     wanted = [*range(293), *range(305, 993)]
     batches = a.batches(50, seed=3)
@@ -92,23 +50,6 @@ def test_windows_lie_within_segments(a: swath.RowArray) -> None:
     assert found != wanted
     across = a.batches(50, seed=3, across_segments=True)
     assert sum(len(batch) for batch in across) == 993
-
-
-@given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20),
-    window=st.integers(1, 12),
-)
-def test_windows_within_segments_are_counted(lengths: list[int], window: int) -> None:
-    ends = np.cumsum(lengths)
-    segments = np.stack([ends - lengths, ends], axis=1)
-    wanted = [start for begin, end in segments.tolist() for start in range(begin, end - window + 1)]
-    if not wanted:
-        with pytest.raises(WindowError, match="No segment has"):
-            windows_within(segments, window)
-        return
-    found = windows_within(segments, window)
-    assert found.size == len(wanted)
-    assert found.starts(np.arange(found.size)).tolist() == wanted
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 50])
@@ -177,7 +118,7 @@ def test_a_state_of_others_is_refused(a: swath.RowArray, options: dict[str, Any]
 
 
 def test_an_error_loses_no_batch(a: swath.RowArray) -> None:
-    batches = a.batches(30, seed=2)
+    batches = a.batches(30, seed=2, prefetch=0)
     first = next(batches)
     state = batches.state_dict()
     shard = next(Path(a.url).glob("c.*"))
@@ -226,3 +167,228 @@ def test_groups_give_the_same_windows_of_each(tmp_path: Path) -> None:
     assert len(batches) == 10
     (whole,) = g.batches(997, seed=None, memory_limit="1GiB")
     assert whole["X"].shape == (997, 4, 3)
+
+
+class Recorded:
+    """Which batches were made, and in which thread."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def __call__(self, batch: Any) -> Any:
+        self.threads.append(threading.get_ident())
+        return batch
+
+
+@pytest.mark.parametrize(("prefetch", "ahead"), [(0, 0), ("2kB", 1), (9000, 4), (None, 18)])
+def test_so_many_are_gathered_ahead(a: swath.RowArray, prefetch: int | str | None, ahead: int) -> None:
+    """A batch of 8 windows of 8 rows of 24 bytes has 1,536 bytes: of 9,000 bytes 5 batches, two of which are gathered in one go."""
+    size = 30 if prefetch is None else 8
+    seen = Recorded()
+    batches = a.batches(size, prefetch=prefetch, transform=seen)
+    whole = len(batches)
+    for k in range(1, 4):
+        next(batches)
+        wanted = min(k + ahead, whole)
+        deadline = time.monotonic() + 20
+        while len(seen.threads) < wanted and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(seen.threads) == wanted
+    assert (threading.get_ident() in seen.threads) is (ahead == 0)
+    for name in ("swath-ahead",) if ahead else ():
+        assert any(thread.name == name for thread in threading.enumerate())
+    del batches
+    deadline = time.monotonic() + 20
+    while any(thread.name == "swath-ahead" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [thread for thread in threading.enumerate() if thread.name == "swath-ahead"]
+
+
+@given(
+    batch_size=st.integers(20, 300),
+    prefetch=st.sampled_from([0, None, "4kB", "20kB", "1MB"]),
+    seed=st.none() | st.integers(0, 3),
+    kept=st.lists(st.booleans(), min_size=1, max_size=4),
+    begin=st.integers(0, 10),
+)
+@settings(deadline=None)
+def test_what_is_held_stays_as_it_is(
+    a: swath.RowArray, batch_size: int, prefetch: int | str | None, seed: int | None, kept: list[bool], begin: int
+) -> None:
+    """Batches that the caller keeps, whole or in part, and those that he does not, wherever he begins."""
+    batches = a.batches(batch_size, seed=seed, prefetch=prefetch, epochs=2)
+    state = batches.state_dict()
+    batches.load_state_dict({**state, "next": min(begin, len(batches))})
+    held = []
+    for k, batch in enumerate(batches):
+        assert_same(batch, expected(ROWS, batches.starts, 8))
+        if kept[k % len(kept)]:
+            part = batch if k % 2 else batch[-1:, 2:]
+            held.append(
+                (part, expected(ROWS, batches.starts, 8) if k % 2 else expected(ROWS, batches.starts, 8)[-1:, 2:])
+            )
+        del batch
+    for part, wanted in held:
+        assert_same(part, wanted)
+
+
+def test_memory_is_used_again(a: swath.RowArray) -> None:
+    batches = a.batches(30, prefetch=0, epochs=20)
+    view = memoryview(next(batches))
+    held, other = view_address(view), address(next(batches))
+    assert other != held
+    assert {address(next(batches)) for _ in range(5)} == {other}
+    del view
+    assert {address(next(batches)) for _ in range(5)} <= {held, other}
+
+
+def address(batch: Any) -> int:
+    return int(batch.__array_interface__["data"][0])
+
+
+def view_address(view: memoryview) -> int:
+    return address(np.asarray(view))
+
+
+def test_a_list_of_batches_is_given_back_when_it_is_dropped(a: swath.RowArray) -> None:
+    """What the caller holds is his: of all that he ever held, few buffers stay with the iterator."""
+    batches = a.batches(1, prefetch=0, seed=0)
+    tracemalloc.start()
+    try:
+        held = [next(batches) for _ in range(500)]
+        most = tracemalloc.get_traced_memory()[0]
+        del held
+        assert tracemalloc.get_traced_memory()[0] < most - 400 * 8 * 3 * 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_comes_ahead_is_dropped_by_load_state_dict_and_close(a: swath.RowArray) -> None:
+    batches = a.batches(30, seed=1)
+    states, wanted = [], []
+    for _ in range(5):
+        states.append(batches.state_dict())
+        wanted.append(next(batches).copy())
+    for k in (3, 0, 4, 1):
+        batches.load_state_dict(states[k])
+        assert_same(next(batches), wanted[k])
+    batches.load_state_dict(states[2])
+    batches.close()
+    assert_same(next(batches), wanted[2])
+
+
+def test_what_is_damaged_is_met_where_its_batch_would_come(tmp_path: Path) -> None:
+    """Not with the first of those that are read in one go."""
+    a = swath.ingest(ROWS, tmp_path / "a", window=8, chunk_rows=10)
+    (shard,) = Path(a.url).glob("c.*")
+    with shard.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"!")
+    batches = a.batches(20, seed=None)
+    for _ in range(980 // 20):
+        batch = next(batches)
+        assert_same(batch, expected(ROWS, batches.starts, 8))
+    for _ in range(2):
+        with pytest.raises(swath.errors.DamagedStoreError):
+            next(batches)
+
+
+def test_an_error_ahead_comes_where_its_batch_would(a: swath.RowArray) -> None:
+    whole = [batch.copy() for batch in a.batches(30, seed=2)]
+    fails = [True]
+
+    def transform(batch: Any) -> Any:
+        if fails[0] and np.array_equal(batch, whole[4]):
+            raise RuntimeError("no")
+        return batch
+
+    batches = a.batches(30, seed=2, transform=transform)
+    for k in range(4):
+        assert_same(next(batches), whole[k])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no"):
+            next(batches)
+    fails[0] = False
+    for batch, wanted in zip(batches, whole[4:]):
+        assert_same(batch, wanted)
+
+
+@pytest.mark.parametrize("prefetch", [0, None])
+def test_a_forked_child_goes_on(a: swath.RowArray, prefetch: int | None) -> None:
+    """What was gathered ahead stays with the parent, and each has all the rest."""
+    batches = a.batches(30, seed=2, prefetch=prefetch)
+    next(batches)
+    rest = [batch.tobytes() for batch in a.batches(30, seed=2)][1:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads is forked
+        pid = os.fork()
+    if not pid:
+        signal.alarm(60)
+        os._exit(0 if [batch.tobytes() for batch in batches] == rest else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert [batch.tobytes() for batch in batches] == rest
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2", "f8", "c8", np.int64])
+def test_batches_are_cast(a: swath.RowArray, dtype: Any) -> None:
+    batches = a.batches(64, dtype=dtype)
+    for batch in batches:
+        assert_same(batch, expected(ROWS, batches.starts, 8).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["i4", "u8", "?", "S5", "O", "nothing", "M8[s]"])
+def test_a_dtype_that_loses_values_is_refused(a: swath.RowArray, dtype: Any) -> None:
+    with pytest.raises(OptionError, match="dtype is"):
+        a.batches(64, dtype=dtype)
+
+
+def test_a_value_too_large_for_the_dtype_is_an_error(tmp_path: Path) -> None:
+    rows = np.array([1.0, np.inf, np.nan, 1e300])
+    a = swath.ingest(rows, tmp_path / "a", window=1)
+    for prefetch in (0, None):
+        batches = a.batches(1, dtype="f4", seed=None, prefetch=prefetch)
+        assert_same(np.concatenate([next(batches) for _ in range(3)]), rows[:3, None].astype("f4"))
+        with pytest.raises(OptionError, match="too large for float32"):
+            next(batches)
+
+
+@pytest.mark.parametrize("limit", [60_000_000, 20_000_000])
+def test_what_is_gathered_ahead_keeps_to_the_limit(tmp_path: Path, limit: int) -> None:
+    """Batches of 4 MB: as many as fit are gathered ahead, and none of what would not fit is refused."""
+    rows = np.zeros((4000, 5000), np.int8)
+    a = swath.ingest(rows, tmp_path / "a", window=8)
+    seen = Recorded()
+    batches = a.batches(100, prefetch="1GB", memory_limit=limit, transform=seen, dtype="i4" if limit > 3e7 else None)
+    next(batches)
+    time.sleep(1)
+    fitting = limit // (100 * 8 * 5000 * (4 if limit > 3e7 else 1))
+    assert 1 <= len(seen.threads) <= fitting
+    with pytest.raises(MemoryLimitError):
+        a.batches(10**4, memory_limit=limit)
+
+
+def test_groups_have_options_by_name(tmp_path: Path) -> None:
+    y = np.arange(1000) % 7
+    g = swath.ingest_group({"X": ROWS, "y": y}, tmp_path / "g", window=4)
+    batches = g.batches(
+        50,
+        dtype={"X": "f4"},
+        columns={"X": [2, 0]},
+        stride=4,
+        order=Blocks(5, 2),
+        transform=lambda batch: (batch["X"], batch["y"][:, -1]),
+    )
+    seen = []
+    for x, label in batches:
+        assert_same(x, expected(ROWS, batches.starts, 4)[:, :, [2, 0]].astype("f4"))
+        assert_same(label, y[batches.starts + 3])
+        seen += batches.starts.tolist()
+    assert sorted(seen) == list(range(0, 1000, 4))
+
+
+def test_a_bar_shows_how_far_they_are(a: swath.RowArray, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(list(a.batches(100, progress=True))) == 10
+    assert "Batches" in capsys.readouterr().err
+    assert len(list(a.batches(100))) == 10
+    assert capsys.readouterr().err == ""

@@ -17,8 +17,9 @@ _SOURCE = Path(swath.__file__).parent
 LAYERS = [
     {"errors"},
     {"memory", "windows", "layout", "dtypes"},
-    {"plan", "sampling"},
-    {"checksum", "progress"},
+    {"plan", "permutation"},
+    {"sampling"},
+    {"checksum", "progress", "ahead", "buffers"},
     {"storage"},
     {"sources", "targets"},
     {"decoder"},
@@ -44,7 +45,7 @@ LAYERS = [
     {"cli"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
-PURE = LEVEL["plan"]
+PURE = LEVEL["sampling"]
 
 # Below the command line, each of these is the business of one module, or of the two that it is named for.
 OWNERS = {

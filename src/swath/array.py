@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from swath import gather as _gather
-from swath.batches import Batches
+from swath.batches import Batches, batches_of
 from swath.errors import OptionError
 from swath.gather import Direct, Verify
 from swath.memory import Room, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
-from swath.sampling import sampler_of
+from swath.sampling import Order
 from swath.sources.converted import Casting
-from swath.windows import check_window
 
 if TYPE_CHECKING:
     import dask.array
 
     from swath.check import Damage, Verification
-    from swath.lazy import Order
+    from swath.lazy import Order as WindowOrder
     from swath.sources import Source
     from swath.store import Store
 
@@ -198,7 +197,7 @@ class RowArray:
         window: int | None = None,
         columns: Any = None,
         block: int | None = None,
-        order: Order = "asked",
+        order: WindowOrder = "asked",
         memory_limit: int | str | None = None,
     ) -> dask.array.Array:
         """Windows of rows, lazily: the batch of `gather` as a dask array of ``ceil(n / block)`` tasks.
@@ -239,19 +238,28 @@ class RowArray:
         batch_size: int,
         *,
         seed: int | None = 0,
+        order: Order | None = None,
+        epoch: int = 0,
         epochs: int = 1,
         rank: int = 0,
         world_size: int = 1,
         starts: ArrayLike | None = None,
+        segments: ArrayLike | None = None,
+        across_segments: bool = False,
+        stride: int = 1,
+        drop_last: bool = False,
         window: int | None = None,
         columns: Any = None,
-        across_segments: bool = False,
+        dtype: DTypeLike | None = None,
+        transform: Callable[[NDArray[Any]], Any] | None = None,
+        prefetch: int | str | None = None,
         memory_limit: int | str | None = None,
-    ) -> Batches[NDArray[Any]]:
+        progress: bool | None = False,
+    ) -> Batches[Any]:
         """Batches of windows one after another: each window once an epoch, in an order that ``seed`` decides.
 
         Nothing is drawn beforehand: 10^9 windows take no more memory than one batch. Which batch comes when does not depend on how
-        many ranks share them.
+        many ranks share them. While one is used the next are gathered, into memory that is used again once nobody holds it.
 
         Parameters
         ----------
@@ -259,14 +267,36 @@ class RowArray:
             Windows of a batch; the last of an epoch has what is left.
         seed
             Another number is another order, and each epoch has its own; None for windows as they lie, or as ``starts`` has them.
+        order
+            How the windows of an epoch follow one another: `sampling.Shuffled` if None, `sampling.Blocks`, `sampling.Uniform`,
+            `sampling.Weighted`.
+        epoch
+            Number of the first epoch.
         epochs
-            How often each window comes.
+            How many there are, one after another.
         rank, world_size
             Of all batches this one gets every ``world_size``-th, from ``rank`` on.
         starts
             The windows to choose from; by default all that lie in one segment, or with ``across_segments`` all of the array.
-        window, columns, memory_limit
-            As in `gather`, for each batch.
+        segments
+            Numbers of the segments to draw from, such as `sampling.split_segments` gives; all if None.
+        stride
+            Rows from the start of one window to that of the next in its segment; ``window`` for windows that share no row.
+        drop_last
+            Leave out, of each epoch, what does not fill a batch, or what would give some ranks a batch more than others.
+        window, columns
+            As in `gather`.
+        dtype
+            Of the batches: one that holds all values of the array, or a float, to which they are rounded.
+        transform
+            What to make of each batch, in the thread that gathers ahead; its result is what comes.
+        prefetch
+            How much may be gathered ahead, in bytes or as text: as many whole batches as fit, and as the memory limit allows; 0 for
+            none. By default 32 MiB, or one batch.
+        memory_limit
+            What all this may add to this process, as in `gather`.
+        progress
+            Show a bar; None for one where stderr is a terminal.
 
         Returns
         -------
@@ -286,17 +316,34 @@ class RowArray:
         >>> batches = a.batches(32, seed=7)
         >>> len(batches), [batch.shape for batch in batches][-1], batches.starts.tolist()
         (4, (1, 4, 10), [44])
+        >>> in_blocks = a.batches(97, order=swath.sampling.Blocks(8), dtype="f4", transform=lambda batch: batch.mean())
+        >>> float(next(in_blocks))
+        499.5
         """
-        layout = self._rows.layout
-        window = check_window(self.window if window is None else window, layout.n_rows)
-        segments = np.array([[0, layout.n_rows]]) if across_segments else self.segments
-        sampler = sampler_of(
-            segments, window, starts, batch_size, seed=seed, epochs=epochs, rank=rank, world_size=world_size
+        return batches_of(
+            {"": self._rows},
+            self.segments,
+            batch_size,
+            is_group=False,
+            seed=seed,
+            order=order,
+            epoch=epoch,
+            epochs=epochs,
+            rank=rank,
+            world_size=world_size,
+            starts=starts,
+            segments=segments,
+            across_segments=across_segments,
+            stride=stride,
+            drop_last=drop_last,
+            window=window,
+            columns=columns,
+            dtype=dtype,
+            transform=transform,
+            prefetch=prefetch,
+            memory_limit=memory_limit,
+            progress=progress,
         )
-        limit = resolve_limit(memory_limit)
-        first = sampler.starts(0) if len(sampler) else np.empty(0, np.int64)
-        _gather.plan_for(self._rows, first, window, columns, limit=limit).check(limit)
-        return Batches(sampler, partial(self.gather, window=window, columns=columns, memory_limit=memory_limit))
 
     def append(
         self,

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swath.array import RowArray
-from swath.batches import Batches
+from swath.array import RowArray, rows_of
+from swath.batches import Batches, BatchOptions, batches_of
 from swath.errors import FormatError, OptionError, SourceError
 from swath.layout import CodecName
-from swath.sampling import sampler_of
 from swath.sources.converted import Casting
 from swath.storage import Folder, place_of
 from swath.store import open_members
-from swath.windows import check_window
 
 if TYPE_CHECKING:
     import dask.array
@@ -87,29 +84,22 @@ class RowGroup(Mapping[str, RowArray]):
         """The same windows of each array, lazily; ``options`` are those of `RowArray.windows`."""
         return {name: array.windows(starts, **options) for name, array in self._arrays.items()}
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int | None = 0,
-        epochs: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        starts: ArrayLike | None = None,
-        window: int | None = None,
-        across_segments: bool = False,
-        **options: Any,
-    ) -> Batches[dict[str, NDArray[Any]]]:
-        """Batches of the same windows of each array: see `RowArray.batches`. ``options`` are those of `gather`.
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> Batches[Any]:
+        """Batches of the same windows of each array, as dicts; ``options`` are those of `RowArray.batches`.
 
-        A window lies in one segment of each of the arrays, unless told otherwise.
+        A window lies in one segment of each of the arrays, unless told otherwise. ``columns`` and ``dtype`` may be dicts with one for
+        some of the arrays. ``transform`` is given the dict.
+
+        Examples
+        --------
+        >>> import swath, numpy as np
+        >>> g = swath.ingest_group({"X": np.zeros((100, 5)), "y": np.arange(100)}, tmp / "batches_group.zarr", window=4)
+        >>> batch = next(g.batches(32, dtype={"X": "float32"}))
+        >>> batch["X"].dtype, batch["y"].shape
+        (dtype('float32'), (32, 4))
         """
-        window = check_window(next(iter(self._arrays.values())).window if window is None else window, self.n_rows)
-        segments = np.array([[0, self.n_rows]]) if across_segments else self.segments
-        sampler = sampler_of(
-            segments, window, starts, batch_size, seed=seed, epochs=epochs, rank=rank, world_size=world_size
-        )
-        return Batches(sampler, partial(self.gather, window=window, **options))
+        rows = {name: rows_of(array) for name, array in self._arrays.items()}
+        return batches_of(rows, self.segments, batch_size, is_group=True, **options)
 
     def append(
         self,

@@ -1,8 +1,9 @@
-"""Which windows come next? A function of seed, epoch and position, without a table and without a state.
+"""Which windows come next? A function of seed, epoch and position, without a state.
 
 1. Count: the windows that may be drawn are numbered, segment by segment (`Windows`), or are given (`Given`).
-2. Shuffle: `permuted` is a permutation of these numbers by formula. An epoch is that permutation read from 0 on: each window
-   comes once, and an epoch of 10^9 windows takes no more memory than one of ten.
+2. Order: an epoch is a sequence of these numbers. `Shuffled` is a permutation by formula, so that each window comes once and an
+   epoch of 10^9 windows takes no more memory than one of ten; `Blocks` keeps neighbours together; `Uniform` and `Weighted` draw
+   with replacement.
 3. Deal: `Sampler` cuts the epoch into batches, and deals them to the ranks in turn. Which batch comes when does not depend on
    how many ranks there are.
 
@@ -11,21 +12,18 @@ Pure functions on numpy arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swath.errors import OptionError, WindowError
-from swath.windows import IntArray, check_starts
-
-# Rounds of the network. Where two numbers go together, over 20,000 seeds, is as even as chance from six on (chi-square within two
-# deviations for 33 numbers; 2.7 with four rounds, 42 with three). Each takes 0.25 ms for 10^5 numbers.
-_ROUNDS = 8
-
-# So few are sorted by random keys, which is exact: a network of five numbers is 29 deviations off, with eight rounds.
-_FEW = 1024
+from swath.permutation import permuted, uniform
+from swath.windows import IntArray, as_array, check_starts
 
 
 class Population(Protocol):
@@ -36,6 +34,20 @@ class Population(Protocol):
         """How many there are."""
         ...
 
+    @property
+    def n_groups(self) -> int:
+        """What weights are for: segments, or windows that were given."""
+        ...
+
+    @property
+    def crc32(self) -> int:
+        """What tells them from others."""
+        ...
+
+    def group(self, k: IntArray) -> tuple[IntArray, IntArray]:
+        """The first window of some groups, and how many each has."""
+        ...
+
     def starts(self, numbers: IntArray) -> IntArray:
         """The first rows of some."""
         ...
@@ -43,23 +55,39 @@ class Population(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """All windows that lie in one segment each."""
+    """Windows that lie in one segment each."""
 
     first_rows: IntArray
-    """(k,) of each segment that has a window."""
+    """(k,) of each segment."""
     ends: IntArray
     """(k,) windows of the segments up to each, with it."""
+    stride: int
+    """From the start of a window to that of the next in its segment."""
 
     @property
     def size(self) -> int:
         """How many there are, at least one."""
         return int(self.ends[-1])
 
+    @property
+    def n_groups(self) -> int:
+        """Segments."""
+        return self.ends.size
+
+    @property
+    def crc32(self) -> int:
+        """Of where they lie."""
+        return zlib.crc32(self.ends, zlib.crc32(np.ascontiguousarray(self.first_rows), self.stride))
+
+    def group(self, k: IntArray) -> tuple[IntArray, IntArray]:
+        """The first window of some segments, and how many each has."""
+        first: IntArray = np.where(k > 0, self.ends[k - 1], 0)
+        return first, self.ends[k] - first
+
     def starts(self, numbers: IntArray) -> IntArray:
         """The first rows of some."""
         segment = np.searchsorted(self.ends, numbers, side="right")
-        before: IntArray = np.concatenate([[0], self.ends])[segment]
-        return self.first_rows[segment] + numbers - before
+        return self.first_rows[segment] + (numbers - self.group(segment)[0]) * self.stride
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,13 +101,27 @@ class Given:
         """How many there are."""
         return self.given.size
 
+    @property
+    def n_groups(self) -> int:
+        """Each window is one."""
+        return self.given.size
+
+    @property
+    def crc32(self) -> int:
+        """Of their starts."""
+        return zlib.crc32(self.given)
+
+    def group(self, k: IntArray) -> tuple[IntArray, IntArray]:
+        """One window each."""
+        return k, np.ones(k.size, np.int64)
+
     def starts(self, numbers: IntArray) -> IntArray:
         """The first rows of some."""
         return self.given[numbers]
 
 
-def windows_within(segments: IntArray, window: int) -> Windows:
-    """All windows of ``window`` rows that lie within one of ``segments``, (k, 2) half-open ranges of rows.
+def windows_within(segments: IntArray, window: int, stride: int = 1) -> Windows:
+    """Windows of ``window`` rows, every ``stride`` rows, that lie within one of ``segments``, (k, 2) half-open ranges of rows.
 
     Raises
     ------
@@ -92,102 +134,345 @@ def windows_within(segments: IntArray, window: int) -> Windows:
     >>> found.size, found.starts(np.arange(3)).tolist()
     (3, [0, 1, 7])
     """
-    counts = segments[:, 1] - segments[:, 0] - window + 1
-    long = counts > 0
-    if not long.any():
-        most = int((segments[:, 1] - segments[:, 0]).max(initial=0))
+    lengths = segments[:, 1] - segments[:, 0]
+    counts = np.maximum(0, (lengths - window) // stride + 1)
+    if not counts.any():
         raise WindowError(
-            f"No segment has {window} rows, the longest has {most}. Choose a shorter window, or across_segments=True."
+            f"No segment has {window} rows, the longest has {lengths.max(initial=0)}. "
+            "Choose a shorter window, or across_segments=True."
         )
-    return Windows(segments[long, 0], np.cumsum(counts[long]))
+    return Windows(segments[:, 0], np.cumsum(counts), stride)
 
 
-def permuted(positions: IntArray, n: int, seed: int, epoch: int) -> IntArray:
-    """Where a permutation of ``range(n)`` takes some positions; another one for each seed and epoch.
+class Order(Protocol):
+    """How the windows of an epoch follow one another."""
 
-    Few numbers have a table, made anew each time. For more, a Feistel network permutes all numbers of as many bits as ``n`` needs; what
-    leaves ``range(n)`` goes through it again until it comes back (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite
-    domains", 2002), which is less than twice on average.
+    @property
+    def identity(self) -> str:
+        """What tells it from others, in words."""
+        ...
+
+    def check(self, population: Population) -> None:
+        """Refuse what has no meaning for these windows, with an `OptionError`."""
+        ...
+
+    def draws(self, n: int) -> int:
+        """Windows of an epoch, of ``n`` that there are."""
+        ...
+
+    def numbers(self, positions: IntArray, population: Population, seed: int, epoch: int) -> IntArray:
+        """The windows at some positions of an epoch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """As they lie, or as they were given."""
+
+    identity = "InOrder()"
+
+    def check(self, population: Population) -> None:
+        """Nothing to refuse."""
+
+    def draws(self, n: int) -> int:
+        """Each once."""
+        return n
+
+    def numbers(self, positions: IntArray, population: Population, seed: int, epoch: int) -> IntArray:
+        """The positions are the numbers."""
+        return positions
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """Each window once an epoch, in random order."""
+
+    identity = "Shuffled()"
+
+    def check(self, population: Population) -> None:
+        """Nothing to refuse."""
+
+    def draws(self, n: int) -> int:
+        """Each once."""
+        return n
+
+    def numbers(self, positions: IntArray, population: Population, seed: int, epoch: int) -> IntArray:
+        """A permutation."""
+        return permuted(positions, population.size, seed, epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Each window once an epoch, in blocks of neighbours at random places: what a disk reads faster than windows one by one.
+
+    Parameters
+    ----------
+    block
+        Windows of a block, one after another as they lie. Each epoch cuts them at other places.
+    mix
+        Blocks whose windows are shuffled among one another. They are read once if ``prefetch`` of `RowArray.batches` has room
+        for all of them.
+
+    Notes
+    -----
+    Windows of a batch resemble one another the more, the larger the block and the fewer are mixed: ``benchmarks/sampling.py``
+    measures both sides. Of ``n`` windows those ``n % block`` that fill no block come at the end of the epoch.
+    """
+
+    block: int
+    mix: int = 1
+
+    def __post_init__(self) -> None:
+        _check_number("block", self.block, 1)
+        _check_number("mix", self.mix, 1)
+
+    @property
+    def identity(self) -> str:
+        """Its arguments."""
+        return f"Blocks({self.block}, {self.mix})"
+
+    def check(self, population: Population) -> None:
+        """Nothing to refuse."""
+
+    def draws(self, n: int) -> int:
+        """Each once."""
+        return n
+
+    def numbers(self, positions: IntArray, population: Population, seed: int, epoch: int) -> IntArray:
+        """Blocks are permuted, then the windows of so many of them; all are turned by a random number of windows."""
+        n, mixed = population.size, self.block * self.mix
+        groups, within = np.divmod(positions, mixed)
+        for group in np.unique(groups).tolist() if self.mix > 1 else []:
+            here = groups == group
+            size = min(mixed, n - group * mixed)
+            within[here] = permuted(within[here], size, seed, (epoch << 64) + group + 1)
+        places, at = np.divmod(groups * mixed + within, self.block)
+        full = n // self.block
+        whole = places < full
+        places[whole] = permuted(places[whole], full, seed, epoch << 64)
+        turn = int(uniform(np.zeros(1, np.int64), seed, epoch, 0)[0] * n)
+        return (places * self.block + at + turn) % n
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Windows at random with replacement: one may come twice in an epoch, and another not at all.
+
+    Parameters
+    ----------
+    windows
+        Of an epoch; as many as there are if None.
+    """
+
+    windows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows is not None:
+            _check_number("windows", self.windows, 1)
+
+    @property
+    def identity(self) -> str:
+        """Its argument."""
+        return f"Uniform({self.windows})"
+
+    def check(self, population: Population) -> None:
+        """Nothing to refuse."""
+
+    def draws(self, n: int) -> int:
+        """As many as were asked for."""
+        return n if self.windows is None or not n else self.windows
+
+    def numbers(self, positions: IntArray, population: Population, seed: int, epoch: int) -> IntArray:
+        """Each evenly from all."""
+        return _scaled(uniform(positions, seed, epoch, 0), population.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Windows at random with replacement, some more often than others.
+
+    Parameters
+    ----------
+    weights : (k,) numbers
+        How often windows of each segment come, of those that are drawn from, and evenly within it; or each of ``starts``. They
+        need not add up to 1.
+    windows
+        Of an epoch; as many as there are if None.
+    """
+
+    weights: ArrayLike
+    windows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows is not None:
+            _check_number("windows", self.windows, 1)
+        weights = as_array(self.weights)
+        if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not weights.size:
+            raise OptionError(f"weights have shape {weights.shape} and dtype {weights.dtype}. Give a list of numbers.")
+        if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            raise OptionError(
+                f"weights are from {weights.min()} to {weights.max()}. Give finite numbers, none negative and not all 0."
+            )
+
+    @cached_property
+    def _shares(self) -> NDArray[np.float64]:
+        """(k,) ascending to 1."""
+        sums = np.cumsum(as_array(self.weights), dtype=np.float64)
+        shares: NDArray[np.float64] = sums / sums[-1]
+        return shares
+
+    @property
+    def identity(self) -> str:
+        """Its arguments, the weights by a checksum."""
+        return f"Weighted(crc32={zlib.crc32(self._shares)}, {self.windows})"
+
+    def check(self, population: Population) -> None:
+        """Refuse weights of something else.
+
+        Raises
+        ------
+        OptionError
+        """
+        if population.n_groups != self._shares.size:
+            raise OptionError(
+                f"There are {self._shares.size} weights for {population.n_groups} segments or starts. Give one for each."
+            )
+        _, counts = population.group(np.arange(population.n_groups))
+        empty = np.flatnonzero((counts == 0) & (np.diff(self._shares, prepend=0) > 0))
+        if empty.size:
+            raise OptionError(f"Segment {empty[0]} has a weight, but is shorter than a window. Give it the weight 0.")
+
+    def draws(self, n: int) -> int:
+        """As many as were asked for."""
+        return n if self.windows is None else self.windows
+
+    def numbers(self, positions: IntArray, population: Population, seed: int, epoch: int) -> IntArray:
+        """A segment by its weight, then any of its windows."""
+        first, counts = population.group(
+            np.searchsorted(self._shares, uniform(positions, seed, epoch, 0), side="right")
+        )
+        return first + _scaled(uniform(positions, seed, epoch, 1), counts)
+
+
+def _scaled(shares: NDArray[np.float64], n: int | IntArray) -> IntArray:
+    """Numbers in [0, 1) as whole ones in [0, n)."""
+    scaled: IntArray = np.minimum((shares * n).astype(np.int64), np.asarray(n, np.int64) - 1)
+    return scaled
+
+
+def split_segments(segments: ArrayLike, fractions: Sequence[float], *, seed: int = 0) -> tuple[IntArray, ...]:
+    """Share segments out, as for training and validation: no row is in two parts, and no window of two.
+
+    Parameters
+    ----------
+    segments : (k, 2) integers
+        Half-open ranges of rows: `RowArray.segments`.
+    fractions
+        Of all rows, for each part. Segments stay whole, so that a part has about as many.
+    seed
+        Another number is another split.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Numbers of segments, ascending, for each part: ``segments=`` of `RowArray.batches`.
+
+    Raises
+    ------
+    OptionError
+        The fractions are none, or a part gets no segment.
 
     Examples
     --------
-    >>> sorted(permuted(np.arange(10), 10, seed=0, epoch=0).tolist())
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    >>> train, validation = split_segments([[0, 50], [50, 70], [70, 100]], (0.7, 0.3))
+    >>> sorted([*train.tolist(), *validation.tolist()])
+    [0, 1, 2]
     """
-    # Numpy promises that its words stay as they are.
-    random = np.random.SeedSequence([seed, epoch])
-    if n <= _FEW:
-        return np.argsort(random.generate_state(n, np.uint64), kind="stable")[positions]
-    bits = (n - 1).bit_length()
-    keys = random.generate_state(_ROUNDS, np.uint64).astype(np.uint64)
-    values = _network(positions.astype(np.uint64), bits, keys)
-    while (left := np.flatnonzero(values >= n)).size:
-        values[left] = _network(values[left], bits, keys)
-    return values.astype(np.int64)
-
-
-def _network(values: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A permutation of the numbers of so many bits: the halves change one another in turn."""
-    low_bits = np.uint64(bits // 2)
-    low_mask = np.uint64((1 << bits // 2) - 1)
-    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-    high, low = values >> low_bits, values & low_mask
-    for k in range(_ROUNDS):
-        if k % 2:
-            low = low ^ (_mixed(high + keys[k]) & low_mask)
-        else:
-            high = high ^ (_mixed(low + keys[k]) & high_mask)
-    return high << low_bits | low
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    ranges, parts = as_array(segments), np.asarray(fractions, np.float64)
+    if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in "iu":
+        raise OptionError(f"segments have shape {ranges.shape}. Give (k, 2) rows, as a.segments is.")
+    _check_number("seed", seed, 0)
+    if parts.ndim != 1 or not parts.size or not (parts > 0).all() or not np.isclose(parts.sum(), 1):
+        raise OptionError(f"fractions are {fractions!r}. Give positive numbers that add up to 1, one for each part.")
+    order = permuted(np.arange(len(ranges)), len(ranges), seed, 0)
+    lengths = (ranges[:, 1] - ranges[:, 0])[order]
+    middles = (np.cumsum(lengths) - lengths / 2) / max(1, lengths.sum())
+    part_of = np.searchsorted(np.cumsum(parts)[:-1], middles, side="right")
+    found = tuple(np.sort(order[part_of == k]) for k in range(parts.size))
+    for k, numbers in enumerate(found):
+        if not numbers.size:
+            raise OptionError(
+                f"Of {len(ranges)} segments none falls to part {k}, which shall have {parts[k]:.3g} of the rows. "
+                "Choose other fractions, another seed, or ingest more recordings."
+            )
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampler:
-    """The batches of one rank, by number."""
+    """The batches that fall to one rank, by number."""
 
     population: Population
+    order: Order
     batch_size: int
-    seed: int | None
-    """None for windows in their own order."""
-    epochs: int
-    rank: int
-    world_size: int
-
-    @property
-    def batches_an_epoch(self) -> int:
-        """Of all ranks together. The last has what is left."""
-        return -(-self.population.size // self.batch_size)
+    seed: int
+    epoch: int
+    """The first."""
+    batches_an_epoch: int
+    """Of all ranks together."""
+    dealt: range
+    """Those of this rank, counted through all epochs."""
 
     def __len__(self) -> int:
-        """Batches of this rank in all epochs, which are dealt out one after another."""
-        return len(range(self.rank, self.batches_an_epoch * self.epochs, self.world_size))
+        return len(self.dealt)
 
     def starts(self, k: int) -> IntArray:
         """The starts of batch ``k`` of this rank."""
-        epoch, batch = divmod(self.rank + k * self.world_size, self.batches_an_epoch)
-        n = self.population.size
+        epoch, batch = divmod(self.dealt[k], self.batches_an_epoch)
+        n = self.order.draws(self.population.size)
         positions = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, n))
-        return self.population.starts(positions if self.seed is None else permuted(positions, n, self.seed, epoch))
+        return self.population.starts(self.order.numbers(positions, self.population, self.seed, self.epoch + epoch))
+
+    def share(self, k: int, n: int) -> Sampler:
+        """Every ``n``-th batch of this rank from ``k`` on: for one of several workers, which take turns."""
+        return replace(self, dealt=self.dealt[k::n])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides which windows come, as JSON values."""
+        return {
+            "windows": self.population.size,
+            "order": self.order.identity,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "batches_an_epoch": self.batches_an_epoch,
+            "batches": self.dealt.stop,
+            "rank": self.dealt.start,
+            "world_size": self.dealt.step,
+            "crc32": self.population.crc32,
+        }
 
 
 def sampler_of(
     segments: IntArray,
     window: int,
-    starts: ArrayLike | None,
     batch_size: int,
     *,
     seed: int | None,
+    order: Order,
+    epoch: int,
     epochs: int,
     rank: int,
     world_size: int,
+    starts: ArrayLike | None,
+    keep: ArrayLike | None,
+    stride: int,
+    drop_last: bool,
 ) -> Sampler:
     """A sampler of windows of checked length: of ``starts``, or of all that lie in one of ``segments``, (k, 2) ranges up to the last row.
+
+    ``keep`` are numbers of segments. The other arguments are those of `RowArray.batches`.
 
     Raises
     ------
@@ -198,19 +483,49 @@ def sampler_of(
     WindowError
         No segment has a window.
     """
-    numbers = {"batch_size": (batch_size, 1), "epochs": (epochs, 1), "rank": (rank, 0), "world_size": (world_size, 1)}
-    if seed is not None:
-        numbers["seed"] = (seed, 0)
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-            raise OptionError(f"{name} is {value!r}. Give a whole number, at least {least}.")
+    _check_number("batch_size", batch_size, 1)
+    for name, value in {"epoch": epoch, "rank": rank, "seed": 0 if seed is None else seed}.items():
+        _check_number(name, value, 0)
+    for name, value in {"epochs": epochs, "world_size": world_size, "stride": stride}.items():
+        _check_number(name, value, 1)
     if rank >= world_size:
         raise OptionError(f"rank is {rank}, but world_size is {world_size}. Give a rank below it.")
-    population: Population
-    if starts is None:
-        population = windows_within(segments, window)
-    else:
-        population = Given(check_starts(starts, window, int(segments[-1, 1])).copy())
+    if seed is None:
+        if order != Shuffled():
+            raise OptionError(f"seed is None, for windows as they lie, but order is {order.identity}. Give a seed.")
+        order = InOrder()
+    population = _population(segments, window, starts, keep, stride)
+    order.check(population)
+    n = order.draws(population.size)
+    batches = n // batch_size // world_size * world_size if drop_last else -(-n // batch_size)
     return Sampler(
-        population, int(batch_size), None if seed is None else int(seed), int(epochs), int(rank), int(world_size)
+        population,
+        order,
+        int(batch_size),
+        int(seed or 0),
+        int(epoch),
+        batches,
+        range(rank, batches * epochs, world_size),
     )
+
+
+def _population(
+    segments: IntArray, window: int, starts: ArrayLike | None, keep: ArrayLike | None, stride: int
+) -> Population:
+    if starts is not None:
+        if keep is not None or stride != 1:
+            raise OptionError("starts are given, and segments or stride besides. Leave out what chose the starts.")
+        return Given(check_starts(starts, window, int(segments[-1, 1])).copy())
+    if keep is not None:
+        numbers = as_array(keep)
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not numbers.size:
+            raise OptionError(f"segments is {keep!r}. Give a list of numbers of segments.")
+        if (numbers < 0).any() or (numbers >= len(segments)).any() or np.unique(numbers).size != numbers.size:
+            raise OptionError(f"segments is {keep!r}. Give numbers from 0 to {len(segments) - 1}, each once.")
+        segments = segments[numbers]
+    return windows_within(segments, window, stride)
+
+
+def _check_number(name: str, value: object, least: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} is {value!r}. Give a whole number, at least {least}.")
