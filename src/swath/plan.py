@@ -100,7 +100,7 @@ LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS, tries
 
 REMOTE = Reach(True, 2**17, 2**17, 2**22, 128, tries=3, latency_s=0.03, bytes_a_second=1.25e8, dollars_a_request=0.4e-6)
 """Objects: a request of 256 KB takes 0.2 ms of a core here, and 0.2 ms of 10 Gbit/s are 256 KB; a narrower network weighs
-gaps more. 30 ms and 1 Gbit/s are what to expect of a store in the same region; S3 asks $0.40 for a million GETs."""
+gaps more. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed, and only told."""
 
 
 @dataclass(frozen=True, eq=False)
