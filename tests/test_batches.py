@@ -84,14 +84,14 @@ def test_given_windows_come_in_batches(a: swath.RowArray) -> None:
 
 
 def test_from_any_point_it_goes_on_as_it_would_have(a: swath.RowArray) -> None:
-    whole = [batch.tobytes() for batch in a.batches(30, seed=2, epochs=2)]
+    whole = [batch.tobytes() for batch in a.batches(100, seed=2, epochs=3)]
     rng = np.random.default_rng(0)
-    for k in rng.integers(0, len(whole) + 1, 20).tolist():
-        first = a.batches(30, seed=2, epochs=2)
+    for k in rng.integers(0, len(whole) + 1, 100).tolist():
+        first = a.batches(100, seed=2, epochs=3)
         for _ in range(k):
             next(first)
         state = json.loads(json.dumps(first.state_dict()))
-        second = a.batches(30, seed=2, epochs=2)
+        second = a.batches(100, seed=2, epochs=3)
         second.load_state_dict(state)
         assert [batch.tobytes() for batch in second] == whole[k:]
         assert [batch.tobytes() for batch in pickle.loads(pickle.dumps(first))] == whole[k:]

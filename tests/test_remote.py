@@ -504,13 +504,41 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_a_gather_at_once(moto: Server, proxy: Proxy) -> None:
+_BATCHES = """
+import json, sys
+import swath
+url, options = json.loads(sys.argv[1])
+batches = swath.open(url, storage_options=options).batches(50)
+next(batches)
+print("ready", flush=True)
+try:
+    for _ in batches:
+        pass
+except KeyboardInterrupt:
+    print("left alone", flush=True)
+"""
+
+
+def test_batches_are_those_of_a_local_store(server: Server, tmp_path: Path) -> None:
+    url = _url(server, "batches")
+    remote = swath.ingest(ROWS, url, storage_options=server.storage_options, **LAYOUT)
+    local = swath.ingest(ROWS, tmp_path / "a", **LAYOUT)
+    for order in (None, swath.sampling.Blocks(20, 4), swath.sampling.Uniform(500)):
+        options: dict[str, Any] = {"order": order, "seed": 5, "stride": 8}
+        wanted = [hash(batch.tobytes()) for batch in local.batches(64, **options)]
+        assert [hash(batch.tobytes()) for batch in remote.batches(64, **options)] == wanted
+        ranks = [remote.batches(64, **options, rank=rank, world_size=2) for rank in range(2)]
+        assert [hash(next(ranks[k % 2]).tobytes()) for k in range(len(wanted))] == wanted
+
+
+@pytest.mark.parametrize("program", [_GATHER, _BATCHES], ids=["gather", "batches"])
+def test_ctrl_c_ends_a_gather_at_once(moto: Server, proxy: Proxy, program: str) -> None:
     url, behind = _url(moto, "ctrl-c"), moto.behind(proxy.port)
-    swath.ingest(ROWS, url, storage_options=moto.storage_options, **LAYOUT)
+    swath.ingest(ROWS, url, storage_options=moto.storage_options, overwrite=True, **LAYOUT)
     job = json.dumps([url, behind.storage_options])
     begin = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     child = subprocess.Popen(
-        [sys.executable, "-c", begin + _GATHER, job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", begin + program, job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
