@@ -23,7 +23,7 @@ from swath.memory import Room, parse_bytes, resolve_limit
 from swath.plan import Plan
 from swath.progress import progress_bar
 from swath.rows import Rows
-from swath.sampling import Order, Sampler, Shuffled, sampler_of
+from swath.sampling import Order, Population, Sampler, Shuffled, sampler_of
 from swath.windows import IntArray, check_window
 
 # Gathered ahead unless the caller says otherwise: enough that a gather of small batches is worth its threads.
@@ -186,6 +186,24 @@ class Batches[T](Iterator[T]):
 
     def __len__(self) -> int:
         return len(self._recipe.sampler)
+
+    @property
+    def population(self) -> Population:
+        """The windows that are drawn from, by number."""
+        return self._recipe.sampler.population
+
+    def at(self, k: int) -> T:
+        """Batch ``k``, read now, wherever the iterator is and stays; threads may ask at once.
+
+        Raises
+        ------
+        OptionError
+            There are not so many.
+        """
+        if not 0 <= k < len(self):
+            raise OptionError(f"k is {k}. Give a whole number in [0, {len(self) - 1}].")
+        recipe = self._recipe
+        return recipe.finish(recipe.read(recipe.sampler.starts(k), Buffers(1), Buffers(1)))
 
     def __next__(self) -> T:
         if self._pid != os.getpid():
