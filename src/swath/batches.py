@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from swath.ahead import Ahead
 from swath.buffers import Buffers
 from swath.errors import OptionError, SwathError
-from swath.gather import gather_now, plan_for
+from swath.gather import Direct, gather_now, plan_for
 from swath.memory import Room, parse_bytes, resolve_limit
 from swath.plan import Plan
 from swath.progress import progress_bar
@@ -63,6 +63,8 @@ class Part:
     shape: tuple[int, ...]
     """Of one window, with the columns that are kept."""
     dtype: np.dtype[Any]
+    direct: Direct
+    """Chosen once: what is chosen by looks at the memory of the machine, which takes as long as to gather a small batch."""
 
     @property
     def window_bytes(self) -> int:
@@ -77,7 +79,15 @@ class Part:
 
     def plan(self, starts: IntArray, limit: Room, *, batch_in_memory: bool = False) -> Plan:
         """What a gather of some windows would read."""
-        return plan_for(self.rows, starts, self.window, self.columns, batch_in_memory=batch_in_memory, limit=limit)
+        return plan_for(
+            self.rows,
+            starts,
+            self.window,
+            self.columns,
+            batch_in_memory=batch_in_memory,
+            limit=limit,
+            direct=self.direct,
+        )
 
     def read(self, starts: IntArray, out: NDArray[Any], limit: Room, scratch: Buffers) -> None:
         """Gather some windows into ``out``, as the caller gets them."""
@@ -95,7 +105,7 @@ class Part:
             ) from None
 
     def _gather(self, starts: IntArray, out: NDArray[Any], limit: Room) -> None:
-        gather_now(self.rows, starts, self.window, self.columns, out, limit, "always", "auto")
+        gather_now(self.rows, starts, self.window, self.columns, out, limit, "always", self.direct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +344,9 @@ def batches_of(
     for name, rows in arrays.items():
         kept = columns.get(name) if isinstance(columns, Mapping) else columns
         wanted: Any = dtype.get(name) if isinstance(dtype, Mapping) else dtype
-        shape = plan_for(rows, [], window, kept, limit=limit).batch_shape[1:]
-        parts[name] = Part(rows, window, kept, shape, _check_dtype(wanted, rows.layout.dtype))
+        plan = plan_for(rows, [], window, kept, limit=limit)
+        direct: Direct = "always" if plan.direct else "never"
+        parts[name] = Part(rows, window, kept, plan.batch_shape[1:], _check_dtype(wanted, rows.layout.dtype), direct)
     recipe = Recipe(sampler, parts, Finish(is_group, transform), 1, limit)
     return _fitted(recipe, prefetch, limit, progress)
 

@@ -52,8 +52,10 @@ _DECODERS_A_CORE = 2
 # Below this a second thread costs more to start than it saves.
 _BYTES_FOR_THREADS = 2**20
 
-# Reads whose pages are looked up in the page cache before the number of threads is chosen.
+# Reads whose pages are looked up in the page cache before the number of threads is chosen: one of eight at most, since to look
+# costs as much as to read what is cached.
 _PROBES = 32
+_READS_A_PROBE = 8
 
 
 def plan_for(
@@ -108,7 +110,7 @@ def gather_now(
     """
     _check_access(verify, direct)
     near = not rows.reach.is_remote
-    if near and (verify == "never" or not rows.layout.crc_bytes) and direct == "auto" and columns is None:
+    if near and (verify == "never" or not rows.layout.crc_bytes) and direct != "always" and columns is None:
         starts = as_array(starts)
         batch = _take_mapped(rows, starts, window, out, limit)
         if batch is not None:
@@ -303,7 +305,7 @@ def _cores() -> int:
 
 def _is_cached(rows: Rows, plan: Plan) -> bool:
     """Whether nine of ten probed reads begin in the page cache."""
-    probes = plan.first_chunk[:: -(-plan.first_chunk.size // _PROBES)].tolist()
+    probes = plan.first_chunk[:: max(_READS_A_PROBE, -(-plan.first_chunk.size // _PROBES))].tolist()
     try:
         return sum(map(rows.is_cached, probes)) >= 0.9 * len(probes)
     except (OSError, DamagedStoreError):
