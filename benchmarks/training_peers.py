@@ -260,11 +260,9 @@ class _Requests:
 
 
 def _loader(loop: Loop, dataset: Any, schedule: _Schedule | None = None, **options: Any) -> Feed:
-    schedule = schedule or _Schedule(loop.batch_size)
+    schedule = _Schedule(loop.batch_size) if schedule is None else schedule  # an empty one is false
     alive = loop.workers > 0
-    loader = DataLoader(
-        dataset, batch_sampler=schedule, num_workers=loop.workers, persistent_workers=alive, **options
-    )
+    loader = DataLoader(dataset, batch_sampler=schedule, num_workers=loop.workers, persistent_workers=alive, **options)
 
     def feed(batches: range) -> Iterator[Any]:
         schedule.now = batches
@@ -393,14 +391,14 @@ def _shape(loop: Loop) -> tuple[int, int]:
     return a.shape[0], a.shape[1]
 
 
-def main() -> None:
-    loop = Loop(**json.loads(sys.argv[1]))
+def answer(loop: Loop) -> dict[str, Any]:
+    """What a process says: an `Outcome`, or how many batches were right."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for name in WAYS[loop.way].imports:
         importlib.import_module(name)
-    print(json.dumps({"checked": check(loop)} if loop.check_against else asdict(run(loop))), flush=True)
+    return {"checked": check(loop)} if loop.check_against else asdict(run(loop))
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(answer(Loop(**json.loads(sys.argv[1])))), flush=True)
