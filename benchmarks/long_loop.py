@@ -60,7 +60,9 @@ def main(
         command = [sys.executable, __file__, "--child", store, f"--batches={batches}", f"--batch-size={batch_size}"]
         seconds, samples = _watch(command, interval_s)
     tenth = max(1, len(samples["VmRSS"]) // 10)
-    table = Table(title=f"{batches:,} batches of {batch_size} windows: {seconds:.1f} s, {batches / seconds:,.0f} a second")
+    table = Table(
+        title=f"{batches:,} batches of {batch_size} windows: {seconds:.1f} s, {batches / seconds:,.0f} a second"
+    )
     for column in ("memory", "first tenth", "last tenth", "drift", "wanted", ""):
         table.add_column(column, justify="left" if column == "memory" else "right")
     figures = {}

@@ -74,9 +74,7 @@ class Randomness:
 @rounds_option
 @folder_option
 @results_option
-def main(
-    rows: int, columns: int, batch_size: int, batches: int, rounds: int, folder: Path, results: Path
-) -> None:
+def main(rows: int, columns: int, batch_size: int, batches: int, rounds: int, folder: Path, results: Path) -> None:
     console = Console(width=120)
     entries = _entries()
     with tempfile.TemporaryDirectory(prefix="swath-bench-", dir=folder) as name:

@@ -7,8 +7,8 @@ of PyTorch, have it:
   default collation. The memmap is told by MADV_RANDOM not to read ahead, or is not. zarr-python also gives all rows of a batch
   in one ``oindex``, by ``__getitems__``, and that by the fused pipeline that 3.4 offers for local files.
 - xbatcher: `MapDataset` over a `BatchGenerator`, shuffled, its workers by forkserver, as in the demonstration that its issue 214 points
-  to. It has the windows of a regular grid only, so its starts are random multiples of the window. Without dask, each window
-  being one chunk: with it, it was slower.
+  to. It has the windows of a regular grid only, so its starts are random multiples of the window. The Zarr array is opened without
+  dask: each window is one chunk, so a graph has nothing to do.
 - annbatch: a `Loader` with the zarrs pipeline, which its README calls essential, and a sampler of our starts, which reads some
   batches ahead of need; it advises against workers. It gives rows, which are windows when they are reshaped.
 
@@ -169,7 +169,7 @@ class Batches(IterableDataset):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
-        share = {"rank": info.id, "world_size": info.num_workers} if info else {}
+        share: dict[str, Any] = {"rank": info.id, "world_size": info.num_workers} if info else {}
         return map(torch.from_numpy, self._a.batches(self._batch_size, **self._options, **share))
 
 
@@ -367,7 +367,8 @@ def check(loop: Loop) -> int:
 
 
 def _epoch(feed: Callable[[], Iterator[Any]], model: Callable[[Any], None], most_s: float) -> Epoch:
-    samples, waited_s, done = 0, 0.0, object()
+    samples, waited_s = 0, 0.0
+    done: Any = object()
     begin = before = time.perf_counter()
     iterator = feed()
     while True:
