@@ -155,7 +155,7 @@ def main(
                 runs[entry.label, cold, n].append(Outcome(said["first_batch_s"], epochs))
     figures = judge(_best_rates(runs, "none"), WANTED)
     title = f"Batches of {batch_size} windows of {window} rows of {columns} float64, of {rows:,} rows"
-    console = Console(width=120)
+    console = Console(width=150)
     for model in _MODELS:
         console.print(_model_table(title, runs, model))
     console.print(_NOTES)
@@ -242,7 +242,7 @@ def _model_table(title: str, runs: Runs, model: str) -> Table:
         title=f"{title}; model: {model}",
         caption=f"samples a second, medians; waits: share of the loop's time in next(); ratio: {_OURS} by this",
     )
-    table.add_column("way")
+    table.add_column("way", no_wrap=True)
     for data in ("cold", "warm"):
         for name in (f"{data}: samples/s", "waits", "first batch", "workers", "ratio"):
             table.add_column(name, justify="right")
