@@ -53,7 +53,7 @@ def write_targets(folder: Path, n_rows: int, columns: int, window: int) -> dict[
         _write_blosc2(contiguous, targets[f"blosc2 {codec}"], block_rows, clevel=0 if codec == "raw" else 5)
     with h5py.File(folder / "contiguous.h5") as source, h5py.File(folder / "chunked.h5", "w") as file:
         chunked = file.create_dataset("A", (n_rows, columns), "f8", chunks=(min(window, n_rows), columns))
-        _copy(source["A"], chunked)
+        copy_rows(source["A"], chunked)
     return targets
 
 
@@ -74,10 +74,10 @@ def _write_blosc2(source: str, path: str, block_rows: int, clevel: int) -> None:
             # swath's own: lz4 at level 5 after a byte shuffle.
             cparams={"codec": blosc2.Codec.LZ4, "clevel": clevel, "filters": [blosc2.Filter.SHUFFLE]},
         )
-        _copy(rows, array)
+        copy_rows(rows, array)
 
 
-def _copy(source: Any, target: Any) -> None:
+def copy_rows(source: Any, target: Any) -> None:
     row_bytes = source.dtype.itemsize * int(np.prod(source.shape[1:]))
     # A multiple of all chunks, so that each is written once.
     step = max(1, _BLOCK_BYTES // row_bytes // 1024) * 1024
@@ -88,7 +88,7 @@ def _copy(source: Any, target: Any) -> None:
 def load(target: str) -> None:
     """Read a file, or all files of a store, into the page cache."""
     path = Path(target.partition("::")[0])
-    files = list(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     subprocess.run(["cat", *files], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 Rates = Mapping[tuple[str, bool], Sequence[float]]
-"""GB/s of each run, by the label of the way and whether its data were cold."""
+"""GB/s, or whatever is more where it is better, of each run, by the label of the way and whether its data were cold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ WANTED = (
 )
 
 
-def judge(rates: Rates) -> list[dict[str, Any]]:
+def judge(rates: Rates, wanted: Sequence[Wanted] = WANTED) -> list[dict[str, Any]]:
     """Each figure as measured; those of which a way was not measured are left out."""
     figures = []
-    for want in WANTED:
+    for want in wanted:
         for cold, least in ((True, want.cold), (False, want.warm)):
             theirs = {way: median(rates[way, cold]) for way in want.theirs if (way, cold) in rates}
             if least is not None and theirs and (want.ours, cold) in rates:

@@ -218,6 +218,27 @@ def test_many_small_windows(tmp_path: Path) -> None:
     assert len(record["one_row"]) == 5
 
 
+def test_a_loop_that_lasts(tmp_path: Path) -> None:
+    record = _script(tmp_path, "long_loop", "--batches=400", "--rows=300", "--interval-s=0.002")
+    assert record["batches_a_second"] > 0
+    assert all(min(values) > 2**20 for values in record["samples"].values())
+    figure = record["figures"]["VmRSS"]
+    assert figure["met"] == (abs(figure["last_bytes"] / figure["first_bytes"] - 1) <= 0.05)
+
+
+def test_orders_of_windows(tmp_path: Path) -> None:
+    record = _script(tmp_path, "sampling", "--rows=2000", "--columns=50", "--rounds=1", "--batches=8")
+    orders = {order["label"]: order for order in record["orders"]}
+    assert len(orders) == (17 if record["blocks"] else 2)
+    random, as_they_lie = orders["full random"], orders["as they lie"]
+    # 32 windows one row apart: no spread, few labels, and each row read once.
+    assert as_they_lie["spread"] < 0.01 < 0.8 < random["spread"] < 1.2
+    assert as_they_lie["entropy"] < 0.5 < random["entropy"] == 1
+    assert as_they_lie["bytes_read"] < random["bytes_read"]
+    assert all(rate > 0 for order in orders.values() for rate in order["samples_a_second"]["cold"])
+    _assert_plotted(tmp_path, "sampling")
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_disk_itself(tmp_path: Path, installed: bool) -> None:
     path = None if installed else str(tmp_path)
