@@ -4,7 +4,8 @@ python benchmarks/sampling.py                # 200_000 x 2000 float64: 3.2 GB, t
 python benchmarks/sampling.py --rows 20000   # smaller
 
 ``a.batches`` in full random order, in block order (`swath.sampling.Blocks`) for each size of a block and number of blocks that are
-mixed, and as the windows lie; interleaved, cold and warm, each round from another seed. For each order:
+mixed, and as the windows lie; interleaved, cold and warm, each round from another seed. Blocks that are mixed are read together where
+they fit in a gigabyte (``prefetch=``). For each order:
 
 - samples a second, and bytes that are read for each byte wanted, as `RowArray.plan` tells;
 - spread: the variance of the starts within a batch, by that of all starts, mean over batches and standard deviation: 1 for full
@@ -33,8 +34,8 @@ from rich.table import Table
 from targets import load, normal_rows, write_contiguous
 
 import swath
-import swath.sampling
 from swath.measure import drop_cache
+from swath.sampling import Blocks
 from swath.windows import IntArray
 
 _WINDOW = 16
@@ -42,7 +43,7 @@ _BLOCKS = (1, 4, 16, 64, 256)
 _MIXES = (1, 8, 64)
 _CLASSES = 100
 _FULL, _AS_THEY_LIE = "full random", "as they lie"
-_NO_BLOCKS = "swath.sampling has no Blocks: only full random order, and windows as they lie, were measured."
+_MOST_AHEAD = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Randomness:
 @results_option
 def main(rows: int, columns: int, batch_size: int, batches: int, rounds: int, folder: Path, results: Path) -> None:
     console = Console(width=120)
-    entries = _entries()
+    entries = _entries(_WINDOW * columns * 8)
     with tempfile.TemporaryDirectory(prefix="swath-bench-", dir=folder) as name:
         source = write_contiguous(Path(name) / "rows.h5", rows, normal_rows(columns))
         a = swath.ingest(source, f"{name}/rows.zarr", window=_WINDOW, codec="raw", progress=False)
@@ -91,15 +92,12 @@ def main(rows: int, columns: int, batch_size: int, batches: int, rounds: int, fo
                     rates[entry.label, cold].append(_rate(a, entry, batch_size, batches, seed))
     title = f"Batches of {batch_size} windows of {_WINDOW} rows, of {rows:,} x {columns} float64"
     console.print(_table(title, entries, rates, judged))
-    if len(entries) == 2:
-        console.print(_NO_BLOCKS)
     full = judged[_FULL]
     record = {
         "machine": describe_machine(),
         "array": [rows, columns],
         "batch_size": batch_size,
         "batches": batches,
-        "blocks": len(entries) > 2,
         "orders": [
             {
                 "label": entry.label,
@@ -119,15 +117,14 @@ def main(rows: int, columns: int, batch_size: int, batches: int, rounds: int, fo
     save(results, "sampling", record, _plot(title, entries, rates, judged))
 
 
-def _entries() -> list[Entry]:
+def _entries(window_bytes: int) -> list[Entry]:
     entries = [Entry(_FULL, {}), Entry(_AS_THEY_LIE, {"seed": None})]
-    blocks: Any = getattr(swath.sampling, "Blocks", None)
-    if blocks is not None:
-        entries += [
-            Entry(f"blocks of {block}, {mix} mixed", {"order": blocks(block, mix)}, block, mix)
-            for block in _BLOCKS
-            for mix in _MIXES
-        ]
+    for block in _BLOCKS:
+        for mix in _MIXES:
+            # What is read in one go is half of what is gathered ahead.
+            ahead = min(max(2**25, 2 * block * mix * window_bytes), _MOST_AHEAD)
+            options = {"order": Blocks(block, mix), "prefetch": ahead}
+            entries.append(Entry(f"blocks of {block}, {mix} mixed", options, block, mix))
     return entries
 
 
@@ -142,8 +139,13 @@ def _judge(a: swath.RowArray, entry: Entry, batch_size: int, batches: int) -> Ra
     """Of batches at even distances in an epoch; nothing is read."""
     drawn = a.batches(batch_size, **{"seed": 0} | entry.options)
     numbers = np.linspace(0, len(drawn) - 1, min(batches, len(drawn))).astype(int).tolist()
-    starts = [drawn._sampler.starts(number) for number in numbers]
-    plans = [a.plan(some) for some in starts]
+    starts = [drawn.starts_at(number) for number in numbers]
+    together = max(1, entry.options.get("prefetch", 2**25) // 2 // (batch_size * _WINDOW * a.nbytes // len(a)))
+    begins = range(0, len(drawn) - together, max(together, len(drawn) // 10))[:10] or [0]
+    plans = [
+        a.plan(np.concatenate([drawn.starts_at(k) for k in range(begin, min(begin + together, len(drawn)))]))
+        for begin in begins
+    ]
     windows = len(a) - _WINDOW + 1
     spreads = [float(np.var(some)) / (windows**2 / 12) for some in starts]
     return Randomness(

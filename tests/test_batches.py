@@ -79,8 +79,9 @@ def test_an_epoch_can_be_the_first(a: swath.RowArray) -> None:
 def test_any_batch_can_be_asked_for(a: swath.RowArray) -> None:
     batches = a.batches(100, seed=1, rank=1, world_size=3)
     asked = [batches.at(k) for k in range(len(batches))]
-    for batch, other in zip(batches, asked, strict=True):
+    for k, (batch, other) in enumerate(zip(batches, asked, strict=True)):
         assert_same(batch, other)
+        assert batches.starts_at(k).tolist() == batches.starts.tolist()
     numbers = np.arange(batches.population.size)
     assert_same(batches.population.starts(numbers), np.r_[:293, 305:993])
     for k in (-1, len(batches)):

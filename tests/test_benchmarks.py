@@ -229,7 +229,7 @@ def test_a_loop_that_lasts(tmp_path: Path) -> None:
 def test_orders_of_windows(tmp_path: Path) -> None:
     record = _script(tmp_path, "sampling", "--rows=2000", "--columns=50", "--rounds=1", "--batches=8")
     orders = {order["label"]: order for order in record["orders"]}
-    assert len(orders) == (17 if record["blocks"] else 2)
+    assert len(orders) == 17
     random, as_they_lie = orders["full random"], orders["as they lie"]
     # 32 windows one row apart: no spread, few labels, and each row read once.
     assert as_they_lie["spread"] < 0.01 < 0.8 < random["spread"] < 1.2

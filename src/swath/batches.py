@@ -210,10 +210,20 @@ class Batches[T](Iterator[T]):
         OptionError
             There are not so many.
         """
+        starts, recipe = self.starts_at(k), self._recipe
+        return recipe.finish(recipe.read(starts, Buffers(1), Buffers(1)))
+
+    def starts_at(self, k: int) -> IntArray:
+        """The starts of batch ``k``; nothing is read.
+
+        Raises
+        ------
+        OptionError
+            There are not so many.
+        """
         if not 0 <= k < len(self):
             raise OptionError(f"k is {k}. Give a whole number in [0, {len(self) - 1}].")
-        recipe = self._recipe
-        return recipe.finish(recipe.read(recipe.sampler.starts(k), Buffers(1), Buffers(1)))
+        return self._recipe.sampler.starts(k)
 
     def __next__(self) -> T:
         if self._pid != os.getpid():
