@@ -128,6 +128,25 @@ def test_epochs_differ_and_each_has_every_window(a: swath.RowArray) -> None:
     assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
 
 
+def test_an_epoch_can_be_the_first(a: swath.RowArray) -> None:
+    whole = [batch.tobytes() for batch in a.batches(100, seed=1, epochs=3)]
+    assert [batch.tobytes() for batch in a.batches(100, seed=1, epochs=2, epoch=1)] == whole[10:]
+    with pytest.raises(OptionError, match="epoch"):
+        a.batches(100, seed=1, epoch=1).load_state_dict(a.batches(100, seed=1).state_dict())
+
+
+def test_any_batch_can_be_asked_for(a: swath.RowArray) -> None:
+    batches = a.batches(100, seed=1, rank=1, world_size=3)
+    asked = [batches.at(k) for k in range(len(batches))]
+    for batch, other in zip(batches, asked, strict=True):
+        assert_same(batch, other)
+    numbers = np.arange(batches.population.size)
+    assert_same(batches.population.starts(numbers), np.r_[:293, 305:993])
+    for k in (-1, len(batches)):
+        with pytest.raises(OptionError, match=rf"k is {k}\. .* \[0, 2\]"):
+            batches.at(k)
+
+
 def test_given_windows_come_in_batches(a: swath.RowArray) -> None:
     starts = np.array([500, 3, 3, 990, 302])
     in_order = a.batches(2, seed=None, starts=starts)
@@ -199,6 +218,7 @@ def test_an_error_loses_no_batch(a: swath.RowArray) -> None:
         ({"batch_size": 2.5}, OptionError, r"batch_size is 2\.5"),
         ({"seed": -1}, OptionError, "seed is -1"),
         ({"epochs": 0}, OptionError, "epochs is 0"),
+        ({"epoch": -1}, OptionError, "epoch is -1"),
         ({"rank": 2, "world_size": 2}, OptionError, "rank is 2, but world_size is 2"),
         ({"rank": True}, OptionError, "rank is True"),
         ({"window": 800}, WindowError, "No segment has 800 rows, the longest has 695"),

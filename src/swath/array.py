@@ -240,6 +240,7 @@ class RowArray:
         *,
         seed: int | None = 0,
         epochs: int = 1,
+        epoch: int = 0,
         rank: int = 0,
         world_size: int = 1,
         starts: ArrayLike | None = None,
@@ -261,6 +262,8 @@ class RowArray:
             Another number is another order, and each epoch has its own; None for windows as they lie, or as ``starts`` has them.
         epochs
             How often each window comes.
+        epoch
+            The number of the first epoch: with ``seed`` it decides the order.
         rank, world_size
             Of all batches this one gets every ``world_size``-th, from ``rank`` on.
         starts
@@ -291,7 +294,15 @@ class RowArray:
         window = check_window(self.window if window is None else window, layout.n_rows)
         segments = np.array([[0, layout.n_rows]]) if across_segments else self.segments
         sampler = sampler_of(
-            segments, window, starts, batch_size, seed=seed, epochs=epochs, rank=rank, world_size=world_size
+            segments,
+            window,
+            starts,
+            batch_size,
+            seed=seed,
+            epochs=epochs,
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
         )
         limit = resolve_limit(memory_limit)
         first = sampler.starts(0) if len(sampler) else np.empty(0, np.int64)

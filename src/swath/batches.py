@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from swath.errors import OptionError
-from swath.sampling import Given, Sampler
+from swath.sampling import Given, Population, Sampler
 from swath.windows import IntArray
 
 
@@ -28,6 +28,23 @@ class Batches[T](Iterator[T]):
 
     def __len__(self) -> int:
         return len(self._sampler)
+
+    @property
+    def population(self) -> Population:
+        """The windows that are drawn from, by number."""
+        return self._sampler.population
+
+    def at(self, k: int) -> T:
+        """Batch ``k``, read now, wherever the iterator is and stays; threads may ask at once.
+
+        Raises
+        ------
+        OptionError
+            There are not so many.
+        """
+        if not 0 <= k < len(self):
+            raise OptionError(f"k is {k}. Give a whole number in [0, {len(self) - 1}].")
+        return self._gather(self._sampler.starts(k))
 
     def __next__(self) -> T:
         if self._next >= len(self):
@@ -69,6 +86,7 @@ class Batches[T](Iterator[T]):
             "batch_size": sampler.batch_size,
             "seed": sampler.seed,
             "epochs": sampler.epochs,
+            "epoch": sampler.epoch,
             "rank": sampler.rank,
             "world_size": sampler.world_size,
         }

@@ -93,6 +93,7 @@ class RowGroup(Mapping[str, RowArray]):
         *,
         seed: int | None = 0,
         epochs: int = 1,
+        epoch: int = 0,
         rank: int = 0,
         world_size: int = 1,
         starts: ArrayLike | None = None,
@@ -107,7 +108,15 @@ class RowGroup(Mapping[str, RowArray]):
         window = check_window(next(iter(self._arrays.values())).window if window is None else window, self.n_rows)
         segments = np.array([[0, self.n_rows]]) if across_segments else self.segments
         sampler = sampler_of(
-            segments, window, starts, batch_size, seed=seed, epochs=epochs, rank=rank, world_size=world_size
+            segments,
+            window,
+            starts,
+            batch_size,
+            seed=seed,
+            epochs=epochs,
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
         )
         return Batches(sampler, partial(self.gather, window=window, **options))
 

@@ -158,6 +158,8 @@ class Sampler:
     epochs: int
     rank: int
     world_size: int
+    epoch: int = 0
+    """The number of the first."""
 
     @property
     def batches_an_epoch(self) -> int:
@@ -173,7 +175,9 @@ class Sampler:
         epoch, batch = divmod(self.rank + k * self.world_size, self.batches_an_epoch)
         n = self.population.size
         positions = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, n))
-        return self.population.starts(positions if self.seed is None else permuted(positions, n, self.seed, epoch))
+        if self.seed is not None:
+            positions = permuted(positions, n, self.seed, self.epoch + epoch)
+        return self.population.starts(positions)
 
 
 def sampler_of(
@@ -186,6 +190,7 @@ def sampler_of(
     epochs: int,
     rank: int,
     world_size: int,
+    epoch: int = 0,
 ) -> Sampler:
     """A sampler of windows of checked length: of ``starts``, or of all that lie in one of ``segments``, (k, 2) ranges up to the last row.
 
@@ -198,7 +203,13 @@ def sampler_of(
     WindowError
         No segment has a window.
     """
-    numbers = {"batch_size": (batch_size, 1), "epochs": (epochs, 1), "rank": (rank, 0), "world_size": (world_size, 1)}
+    numbers = {
+        "batch_size": (batch_size, 1),
+        "epochs": (epochs, 1),
+        "rank": (rank, 0),
+        "world_size": (world_size, 1),
+        "epoch": (epoch, 0),
+    }
     if seed is not None:
         numbers["seed"] = (seed, 0)
     for name, (value, least) in numbers.items():
@@ -212,5 +223,11 @@ def sampler_of(
     else:
         population = Given(check_starts(starts, window, int(segments[-1, 1])).copy())
     return Sampler(
-        population, int(batch_size), None if seed is None else int(seed), int(epochs), int(rank), int(world_size)
+        population,
+        int(batch_size),
+        None if seed is None else int(seed),
+        int(epochs),
+        int(rank),
+        int(world_size),
+        int(epoch),
     )
