@@ -33,20 +33,15 @@ from swath.errors import (
 from swath.loaders.torch import Batches, Windows, collate
 
 # A process with threads says so when it forks; swath has none of its own then.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata calls it
+]
 
 ROWS = np.arange(1000 * 3, dtype="i4").reshape(1000, 3)
 LABELS = np.arange(1000) % 7
 CONTEXTS = ("fork", "forkserver", "spawn")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _preloaded() -> None:
-    import multiprocessing
-
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "swath.loaders.torch", "obstore.store"])  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

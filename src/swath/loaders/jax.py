@@ -57,8 +57,9 @@ class Batches(Iterator[Any]):
     """
 
     def __init__(self, rows: RowArray | RowGroup, batch_size: int, *, device: Any = None, **options: Any) -> None:
+        arrays = arrays_of(rows)
         if options.keys().isdisjoint(("dtype", "transform")):
-            for array in arrays_of(rows).values():
+            for array in arrays.values():
                 _check_dtype(array.dtype, f"{array.url} has", "Choose another by dtype=")
         self._batches = rows.batches(batch_size, **options)
         self._device = device

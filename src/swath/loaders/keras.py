@@ -68,10 +68,11 @@ class Batches(keras.utils.PyDataset):
         max_queue_size: int = 10,
         **options: Any,
     ) -> None:
+        arrays = arrays_of(rows)
         super().__init__(workers, use_multiprocessing, max_queue_size)
         names = [inputs] if targets is None else [inputs, targets]
         self._transform = partial(_named, names) if transform is None else transform
-        missing = set(names) - set(arrays_of(rows))
+        missing = set(names) - set(arrays)
         if transform is None and missing:
             raise OptionError(
                 f"There is no array {', '.join(map(repr, sorted(missing)))} in {rows!r}. Give inputs= and targets=, or a transform=."

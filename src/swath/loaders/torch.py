@@ -76,7 +76,7 @@ class Windows(Dataset):
         self._windows = numbered(
             rows, starts=starts, window=window, columns=columns, memory_limit=memory_limit, **options
         )
-        _check_dtypes(rows, "Ingest it with dtype=")
+        _check_dtypes(self._windows.arrays, "Ingest it with dtype=")
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -157,13 +157,14 @@ class Batches(IterableDataset):
         epoch: int = 0,
         **options: Any,
     ) -> None:
+        arrays = arrays_of(rows)
         here, all_ranks = _place()
         self._rank = here if rank is None else rank
         self._world_size = all_ranks if world_size is None else world_size
         self._make = partial(rows.batches, batch_size, **options)
         self._length = len(self._make(rank=self._rank, world_size=self._world_size, epoch=epoch))
         if options.keys().isdisjoint(("dtype", "transform")):
-            _check_dtypes(rows, "Choose another by dtype=")
+            _check_dtypes(arrays, "Choose another by dtype=")
         # Workers that live on from epoch to epoch see it change.
         self._epoch = torch.tensor(epoch).share_memory_()
 
@@ -217,8 +218,8 @@ def _place() -> tuple[int, int]:
     return 0, 1
 
 
-def _check_dtypes(rows: RowArray | RowGroup, advice: str) -> None:
-    for array in arrays_of(rows).values():
+def _check_dtypes(arrays: Mapping[str, RowArray], advice: str) -> None:
+    for array in arrays.values():
         try:
             torch.from_numpy(np.empty(0, array.dtype))
         except (TypeError, ValueError):
