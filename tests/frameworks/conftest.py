@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from typing import Any
 
+import absl.flags
 import numpy as np
 import pytest
 import pywt.data
@@ -14,6 +15,7 @@ import swath
 # Each is read when a framework is imported. Credentials are not handed to processes; the S3 of the tests takes any.
 os.environ |= {"KERAS_BACKEND": "torch", "JAX_PLATFORMS": "cpu"}
 os.environ |= {"AWS_ACCESS_KEY_ID": "swath", "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests"}
+absl.flags.FLAGS.mark_as_parsed()  # as `absl.app.run` does: Grain asks for them
 _forkserver: Any = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["torch", "swath.loaders.torch"])
 

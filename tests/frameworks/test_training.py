@@ -19,7 +19,12 @@ from swath.loaders import jax as jax_loader
 from swath.loaders import keras as keras_loader
 from swath.loaders import torch as torch_loader
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning"),
+    # Of Keras, for losses that are tensors of PyTorch.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 
 # A guess among ten digits costs 2.3; the last of an electrocardiogram that is guessed to be its mean costs 1.
 DIGITS, HEART = 0.5, 0.1
@@ -129,7 +134,8 @@ def test_jax_learns_a_heart(heart: swath.RowArray) -> None:
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_jax_learns_digits_from_grain(digits: swath.RowGroup, processes: int) -> None:
-    data = grain.MapDataset.source(grain_loader.Windows(digits)).seed(1).shuffle().repeat(5).batch(64)
+    windows = grain_loader.Windows(digits)
+    data = grain.MapDataset.range(len(windows)).seed(1).shuffle().batch(64).map(windows.gather).repeat(5)
     reading: Any = data.to_iter_dataset()
     if processes:
         reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))

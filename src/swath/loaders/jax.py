@@ -97,8 +97,7 @@ class Batches(Iterator[Any]):
 
 def _check_dtype(dtype: np.dtype[Any], what: str, advice: str) -> None:
     try:
-        jax.ShapeDtypeStruct((), dtype)
-        jax.dtypes.canonicalize_dtype(dtype)
+        jax.eval_shape(lambda array: array, np.empty(0, dtype))
     except TypeError:
         raise OptionError(f"{what} dtype {dtype}, which JAX does not have. {advice}.") from None
 
