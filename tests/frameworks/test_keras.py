@@ -35,6 +35,7 @@ class _Seen(keras.Model):
     def __init__(self) -> None:
         super().__init__()
         self.epochs: list[list[list[int]]] = []
+        self.compile()
 
     def call(self, x: Any) -> Any:
         return x
@@ -44,21 +45,44 @@ class _Seen(keras.Model):
         self.epochs[-1].append(y[:, 0].tolist())
         return {}
 
+    def test_step(self, data: Any) -> dict[str, Any]:
+        return {}
+
 
 class _Epochs(keras.callbacks.Callback):
+    """Begins a list for each epoch, and tells the batches which it is."""
+
+    def __init__(self, batches: Batches | None = None) -> None:
+        super().__init__()
+        self._batches = batches
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.model.epochs.append([])
+        if self._batches is not None:
+            self._batches.set_epoch(epoch)
+
+
+def _labels(g: swath.RowGroup, epoch: int) -> list[list[int]]:
+    return [batch["y"][:, 0].tolist() for batch in g.batches(100, seed=3, epoch=epoch)]
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(1, False), (2, False), (1, True), (2, True)])
 def test_each_epoch_of_fit_has_the_batches_of_that_epoch(g: swath.RowGroup, workers: int, processes: bool) -> None:
-    wanted = [[batch["y"][:, 0].tolist() for batch in g.batches(100, seed=3, epoch=e)] for e in range(1, 4)]
-    assert wanted[0] != wanted[1]
     model = _Seen()
-    model.compile()
-    batches = Batches(g, 100, seed=3, epoch=1, workers=workers, use_multiprocessing=processes)
-    model.fit(batches, epochs=3, verbose=0, callbacks=[_Epochs()])
-    assert model.epochs == wanted
+    batches = Batches(g, 100, seed=3, workers=workers, use_multiprocessing=processes)
+    if workers > 1 or processes:
+        model.test_on_batch(*batches[0])  # else the first call of fit builds the model, by an epoch that it ends early
+    for first, stop in ((1, 3), (3, 4)):
+        model.fit(batches, initial_epoch=first, epochs=stop, shuffle=False, verbose=0, callbacks=[_Epochs(batches)])
+    assert model.epochs == [_labels(g, epoch) for epoch in (1, 2, 3)]
+    assert model.epochs[0] != model.epochs[1]
+
+
+def test_without_being_told_each_epoch_is_another(g: swath.RowGroup) -> None:
+    """Keras draws the order of its batches too, unless it is told not to."""
+    model = _Seen()
+    model.fit(Batches(g, 100, seed=3), epochs=3, verbose=0, callbacks=[_Epochs()])
+    assert [sorted(epoch) for epoch in model.epochs] == [sorted(_labels(g, epoch)) for epoch in (1, 2, 3)]
 
 
 def test_batches_are_inputs_and_targets(g: swath.RowGroup) -> None:
@@ -109,9 +133,10 @@ def test_an_object_store_in_forked_processes_is_an_error(moto: Server) -> None:
     url = f"{moto.url}/keras/g.zarr"
     g = swath.ingest_group({"X": ROWS, "y": LABELS}, url, window=4, storage_options=moto.storage_options)
     model = _Seen()
-    model.compile()
-    model.fit(Batches(g, 100, workers=2), verbose=0, callbacks=[_Epochs()])
-    assert sum(map(len, model.epochs[0])) == 497
+    batches = Batches(g, 100, workers=2)
+    model.test_on_batch(*batches[0])
+    model.fit(batches, verbose=0, callbacks=[_Epochs()])
+    assert sorted(np.concatenate(model.epochs[0]).tolist()) == list(range(497))
     with pytest.raises(StoreUnreachableError, match="forked"):
         model.fit(Batches(g, 100, workers=2, use_multiprocessing=True), verbose=0, callbacks=[_Epochs()])
 

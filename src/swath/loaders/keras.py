@@ -20,6 +20,12 @@ except ImportError as error:
 class Batches(keras.utils.PyDataset):
     """The batches of `RowArray.batches`, one epoch after another, in the order that ``seed`` decides for each.
 
+    Train with ``fit(..., shuffle=False)``: else Keras draws the order of the batches again, by a generator of its own. Each epoch is
+    followed by the next, but Keras may end one early, when it has built a model from its first batch. Where ``fit`` shall have the same
+    batches in whichever process it goes on, say which epoch it is, as in the example. And with more workers than one, have the
+    model built first, by ``model.test_on_batch(*batches[0])``: what Keras has read of an epoch that it ends early, it takes for the
+    beginning of the next. A gather has threads of its own, so that more workers are of use for a slow ``transform`` alone.
+
     Parameters
     ----------
     rows
@@ -31,7 +37,7 @@ class Batches(keras.utils.PyDataset):
     transform
         Makes what Keras gets of a batch, such as ``(x, y)``, instead.
     epoch
-        The number of the first epoch: to go on with ``fit(initial_epoch=3)``, give 3 here too.
+        The number of the first epoch.
     workers, use_multiprocessing, max_queue_size
         As in ``keras.utils.PyDataset``.
     options
@@ -52,6 +58,11 @@ class Batches(keras.utils.PyDataset):
     >>> x, y = batches[0]
     >>> len(batches), x.shape, y.shape
     (4, (32, 1, 5), (32, 1))
+    >>> import keras
+    >>> model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+    >>> model.compile(loss="mse")
+    >>> in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.set_epoch(epoch))
+    >>> trained = model.fit(batches, initial_epoch=3, epochs=5, shuffle=False, callbacks=[in_order], verbose=0)
     """
 
     def __init__(
@@ -77,9 +88,8 @@ class Batches(keras.utils.PyDataset):
             raise OptionError(
                 f"There is no array {', '.join(map(repr, sorted(missing)))} in {rows!r}. Give inputs= and targets=, or a transform=."
             )
-        self._epoch = epoch
         self._make = partial(rows.batches, batch_size, epochs=1, **options)
-        self._batches = self._make(epoch=epoch)
+        self.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -87,10 +97,14 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, k: int) -> Any:
         return self._transform(self._batches.at(k))
 
+    def set_epoch(self, epoch: int) -> None:
+        """Have the batches of this epoch from now on: with ``seed`` it decides their order."""
+        self._batches = self._make(epoch=epoch)
+        self._epoch = epoch
+
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch, which has an order of its own."""
-        self._epoch += 1
-        self._batches = self._make(epoch=self._epoch)
+        """Go on to the next epoch."""
+        self.set_epoch(self._epoch + 1)
 
 
 def _named(names: list[str], batch: Any) -> tuple[Any, ...]:
