@@ -1,5 +1,5 @@
-"""Windows and batches as other frameworks want them: one module for each, which needs it installed (``pip install 'swath[torch]'``).
+"""Batches, and windows by number, as frameworks want them: one module for each, which needs it (``pip install 'swath[torch]'``).
 
-``swath.loaders.torch``, ``swath.loaders.keras`` and ``swath.loaders.jax`` say in their own words what `RowArray.batches` and
-`RowArray.gather` do, and read by nothing else. `import swath` loads none of them.
+`swath.loaders.torch`, `swath.loaders.keras`, `swath.loaders.jax` and `swath.loaders.grain` read by `RowArray.batches` and
+`RowArray.gather`, and by nothing else. ``import swath`` loads none of them.
 """
