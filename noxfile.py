@@ -1,4 +1,4 @@
-"""What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s tests-3.12` for tests."""
+"""What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s tests-3.12` and `nox -s frameworks` for tests."""
 
 import nox
 
@@ -24,4 +24,12 @@ def tests(session: nox.Session) -> None:
     if session.python != "3.12":
         # Scripts beside the package: they compare what it does with what others do, which is the same on each Python.
         command.append("--ignore=tests/test_benchmarks.py")
+    session.run(*command, *session.posargs)
+
+
+@nox.session(python="3.12")
+def frameworks(session: nox.Session) -> None:
+    """Loaders, with the frameworks that they are for, which take gigabytes."""
+    session.install(".", "--group", "frameworks")
+    command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib", "tests/frameworks", "src/swath/loaders"]
     session.run(*command, *session.posargs)

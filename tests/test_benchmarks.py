@@ -234,7 +234,9 @@ def test_orders_of_windows(tmp_path: Path) -> None:
     # 32 windows one row apart: no spread, and few labels.
     assert as_they_lie["spread"] < 0.01 < 0.8 < random["spread"] < 1.2
     assert as_they_lie["entropy"] < 0.5 < random["entropy"] == 1
-    assert 0 < as_they_lie["bytes_read"] <= random["bytes_read"] < 0.1  # windows overlap, and all of these are read in one go
+    assert (
+        0 < as_they_lie["bytes_read"] <= random["bytes_read"] < 0.1
+    )  # windows overlap, and all of these are read in one go
     assert all(rate > 0 for order in orders.values() for rate in order["samples_a_second"]["cold"])
     _assert_plotted(tmp_path, "sampling")
 

@@ -39,6 +39,7 @@ LAYERS = [
     {"computing", "batches"},
     {"array"},
     {"doors", "group", "exporting"},
+    {"loaders"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -59,6 +60,10 @@ OWNERS = {
     "rich": {"progress"},
     "awscrt": {"checksum"},
     "pyarrow": {"sources"},
+    "torch": {"loaders"},
+    "keras": {"loaders"},
+    "jax": {"loaders"},
+    "grain": {"loaders"},
 }
 
 
@@ -129,7 +134,21 @@ def test_a_wrong_import_is_found(tmp_path: Path, module: str, line: str, found: 
     assert violations(tmp_path / "swath") == [found]
 
 
-HEAVY = {"zarr", "dask", "h5py", "rich", "click", "torch", "pandas", "distributed", "PIL", "pyarrow"}
+HEAVY = {
+    "zarr",
+    "dask",
+    "h5py",
+    "rich",
+    "click",
+    "torch",
+    "keras",
+    "jax",
+    "grain",
+    "pandas",
+    "distributed",
+    "PIL",
+    "pyarrow",
+}
 
 
 def _loaded(statement: str) -> set[str]:
