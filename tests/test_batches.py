@@ -226,3 +226,23 @@ def test_groups_give_the_same_windows_of_each(tmp_path: Path) -> None:
     assert len(batches) == 10
     (whole,) = g.batches(997, seed=None, memory_limit="1GiB")
     assert whole["X"].shape == (997, 4, 3)
+
+
+def test_a_batch_lands_in_a_place_that_is_given(a: swath.RowArray, tmp_path: Path) -> None:
+    batches = a.batches(300, seed=5)
+    out = np.empty((300, 8, 3), ROWS.dtype)
+    starts, batch = batches.gather_into(1, lambda n: out[:n])
+    assert batches.state_dict()["next"] == 0
+    assert np.shares_memory(batch, out)
+    assert_same(batch, expected(ROWS, starts, 8))
+    assert batches.none().shape == (0, 8, 3)
+    next(batches)
+    assert_same(next(batches), batch)
+    g = swath.ingest_group({"X": ROWS, "y": np.arange(1000)}, tmp_path / "g", window=4)
+    place = {"X": np.empty((10, 4, 3), ROWS.dtype), "y": np.empty((10, 4), int)}
+    found = g.gather(range(10), out=place)
+    assert found["y"] is place["y"]
+    assert_same(place["X"], expected(ROWS, range(10), 4))
+    for wrong in ({"X": place["X"]}, place["X"]):
+        with pytest.raises(swath.errors.OutError, match="Give one for each"):
+            g.gather(range(10), out=wrong)

@@ -19,7 +19,7 @@ class Batches[T](Iterator[T]):
     It can be stopped and carried on with anywhere: `state_dict` is a few numbers. It pickles.
     """
 
-    def __init__(self, sampler: Sampler, gather: Callable[[IntArray], T]) -> None:
+    def __init__(self, sampler: Sampler, gather: Callable[..., T]) -> None:
         self._sampler = sampler
         self._gather = gather
         self._next = 0
@@ -36,6 +36,15 @@ class Batches[T](Iterator[T]):
         batch = self._gather(starts)
         self._next, self.starts = self._next + 1, starts  # after an error it is the next still
         return batch
+
+    def none(self) -> T:
+        """A batch of no windows: the dtypes and shapes that all have, but for their number."""
+        return self._gather(np.empty(0, np.int64))
+
+    def gather_into(self, k: int, place: Callable[[int], T]) -> tuple[IntArray, T]:
+        """Batch ``k`` and its starts; it lies in what ``place`` gives for that number of windows. It does not move on."""
+        starts = self._sampler.starts(k)
+        return starts, self._gather(starts, out=place(starts.size))
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is, as JSON values."""
