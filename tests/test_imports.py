@@ -36,7 +36,7 @@ LAYERS = [
     {"ingestion"},
     {"repair", "graphs"},
     {"computing", "batches"},
-    {"array"},
+    {"array", "sharing"},
     {"doors", "group", "exporting"},
     {"__init__"},
     {"measure"},
