@@ -12,6 +12,7 @@ import queue
 import secrets
 import socket
 import threading
+import traceback
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -123,7 +124,7 @@ class BatchServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -137,14 +138,21 @@ class BatchServer:
         """Carry out one order after another, until one fails."""
         while (order := self._orders.get()) is not None and not self._is_closed:
             k, i = order
-            try:
-                self._gather(k, slots.slot(i))
-            except BaseException as error:
-                self._results.put(error)
-                self._ring()
-                return
-            self._results.put(order)
+            error = self._attempt(k, slots.slot(i))
+            self._results.put(order if error is None else error)
             self._ring()
+            if error is not None:
+                # Its traceback has this frame and those below, and they would keep the memory as long as somebody has the error.
+                del slots
+                traceback.clear_frames(error.__traceback__)
+                return
+
+    def _attempt(self, k: int, slot: NDArray[np.uint8]) -> BaseException | None:
+        try:
+            self._gather(k, slot)
+        except BaseException as error:
+            return error
+        return None
 
     def _gather(self, k: int, slot: NDArray[np.uint8]) -> None:
         placed: list[Any] = []
