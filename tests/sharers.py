@@ -32,7 +32,8 @@ def wanted(k: int, n: int) -> NDArray[np.int64]:
     windows = n - WINDOW + 1
     first = k % -(-windows // BATCH) * BATCH
     starts = np.arange(first, min(first + BATCH, windows))
-    return rows_of(n)[starts[:, None] + np.arange(WINDOW)]
+    batch: NDArray[np.int64] = rows_of(n)[starts[:, None] + np.arange(WINDOW)]
+    return batch
 
 
 def crc(batch: Any) -> int:

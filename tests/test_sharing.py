@@ -147,7 +147,7 @@ def test_it_is_the_same_memory(a: swath.RowArray) -> None:
         a.gather([3, 900], out=shared.array)
         assert_same(attached.array, expected(ROWS, [3, 900], 8))
     with swath.SharedBatch.empty(3, ("f4", (2,))) as shared:
-        assert (shared.array.shape, shared.array.dtype) == ((3, 2), np.float32)
+        assert_same(shared.array, np.zeros((3, 2), "f4"))
 
 
 def test_arrays_outlive_what_is_closed() -> None:
@@ -251,7 +251,7 @@ def test_nobody_else_can_write_or_cut_it() -> None:
         (np.array([1, None]), "pointers"),
         (np.array([(1, "x")], [("a", "i4"), ("b", "O")]), "pointers"),
         (np.array(["a"], np.dtypes.StringDType()), "pointers"),
-        (np.ma.masked_array([1, 2], [0, 1]), "mask"),
+        (np.ma.masked_array([1, 2], np.array([False, True])), "mask"),
         ([1, 2], "A list cannot be shared"),
         (None, "NoneType"),
         ({"x": [1]}, "A list cannot be shared"),
@@ -308,6 +308,11 @@ def test_groups_and_what_is_left_of_batches(tmp_path: Path) -> None:
                 assert_same(batch["X"], expected(ROWS, consumer.starts, 4))
                 assert_same(batch["é"], expected(g["é"].gather([0], window=1000)[0], consumer.starts, 4))
                 assert not batch["X"].flags.writeable
+
+
+def test_an_epoch_of_any_length_takes_no_memory(a: swath.RowArray) -> None:
+    with swath.serve_batches(a.batches(10, epochs=10**12), consumers=2) as server:
+        assert next(swath.consume(server.handle, consumer=1)).shape == (10, 8, 3)
 
 
 def test_no_batches_end_at_once(a: swath.RowArray) -> None:
@@ -508,7 +513,8 @@ def test_in_a_fork_they_are_errors_and_harm_nobody(a: swath.RowArray) -> None:
         assert _in_a_fork(server.close) == "None"
         assert _in_a_fork(consumer.close) == "None"
         assert _in_a_fork(lambda: server.handle == pickle.loads(pickle.dumps(server.handle))) == "True"
-        assert _in_a_fork(lambda: (shared.array.tolist(), shared.close())) == "([0, 1, 2], None)"
+        assert _in_a_fork(lambda: shared.array.tolist()) == "[0, 1, 2]"
+        assert _in_a_fork(shared.close) == "None"
         assert _in_a_fork(lambda: swath.attach(shared.handle).array.tolist()) == "[0, 1, 2]"
         assert_same(first, expected(ROWS, range(100), 8))
         assert len(list(consumer)) == 9
@@ -795,11 +801,12 @@ def _one_order(rows: Path, folder: Path, rng: np.random.Generator) -> int:
     for name, each in running.items():
         each.join(10)
         assert each.exitcode is not None, f"{name} hangs"
-        assert each.exitcode == (-signal.SIGKILL if each.pid in mortal else 0)
+        # Of those that were to be killed some have ended before, since one that they need was killed.
+        assert each.exitcode in ((0, -signal.SIGKILL) if each.pid in mortal else (0,)), name
     wrong = [path.name for path in folder.iterdir() if path.name.startswith(("wrong", "torn"))]
     assert wrong == []
     for i in range(2):
         log = _log(folder, i)
         assert log == list(range(i, i + 2 * len(log), 2))
     _kill_forks(folder)
-    return len(mortal)
+    return sum(each.exitcode == -signal.SIGKILL for each in running.values()) + len(set(mortal) - {*pids[:5]})

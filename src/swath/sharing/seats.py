@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -16,7 +15,7 @@ class Seat:
 
     Examples
     --------
-    >>> seat = Seat(deque([0, 3]), deque([8, 9]))
+    >>> seat = Seat(range(0, 6, 3), deque([8, 9]))
     >>> seat.assign(), seat.assign(), seat.assign()
     ((0, 8), (3, 9), None)
     >>> seat.gathered(0, 8)
@@ -26,7 +25,7 @@ class Seat:
     (deque([8]), False)
     """
 
-    numbers: deque[int]
+    numbers: range
     """Batches that nobody has been told to gather yet."""
     free: deque[int]
     """Slots with nothing in them."""
@@ -40,8 +39,9 @@ class Seat:
         """The next batch to be gathered, and where to; None if there is none, or no place."""
         if not self.numbers or not self.free:
             return None
+        k, self.numbers = self.numbers[0], self.numbers[1:]
         self.gathering += 1
-        return self.numbers.popleft(), self.free.popleft()
+        return k, self.free.popleft()
 
     def gathered(self, k: int, slot: int) -> None:
         """It is there."""
@@ -88,9 +88,15 @@ class Seat:
         return self.is_last_gathered and not self.ready and not self.held
 
 
-def dealt(numbers: Iterable[int], consumers: int, slots: int) -> list[Seat]:
-    """Seats of all consumers: batch ``k`` is for ``k % consumers``."""
-    seats = [Seat(deque(), deque(range(i * slots, (i + 1) * slots))) for i in range(consumers)]
-    for k in numbers:
-        seats[k % consumers].numbers.append(k)
-    return seats
+def dealt(first: int, stop: int, consumers: int, slots: int) -> list[Seat]:
+    """Seats of all consumers, for batches ``[first, stop)``: batch ``k`` is for ``k % consumers``.
+
+    Examples
+    --------
+    >>> [list(seat.numbers) for seat in dealt(4, 10, 3, 2)]
+    [[6, 9], [4, 7], [5, 8]]
+    """
+    return [
+        Seat(range(first + (i - first) % consumers, stop, consumers), deque(range(i * slots, (i + 1) * slots)))
+        for i in range(consumers)
+    ]

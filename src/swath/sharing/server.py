@@ -73,7 +73,7 @@ class BatchServer:
         self._failure: BaseException | None = None
         self._is_closed = self._is_complete = False
         self._over = threading.Event()
-        seats = dealt(range(state["next"], len(batches)), consumers, slots)
+        seats = dealt(state["next"], len(batches), consumers, slots)
         welcome = {"ring_bytes": memory.size, "slot_bytes": size}
         desk = Desk(self._listener, descriptor, welcome, seats, lambda k, slot: self._orders.put((k, slot)))
         desk.listen_to(self._bell, lambda: self._pass_on(desk))
