@@ -809,4 +809,5 @@ def _one_order(rows: Path, folder: Path, rng: np.random.Generator) -> int:
         log = _log(folder, i)
         assert log == list(range(i, i + 2 * len(log), 2))
     _kill_forks(folder)
-    return sum(each.exitcode == -signal.SIGKILL for each in running.values()) + len(set(mortal) - {*pids[:5]})
+    killed = [each for each in running.values() if each.exitcode]
+    return len(killed) + len(set(mortal) - {*pids[:5]})
