@@ -76,12 +76,21 @@ def _open_here() -> int:
     return found
 
 
+def _kill_forks(folder: Path) -> None:
+    for path in folder.rglob("fork-*"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.name.partition("-")[2]), signal.SIGKILL)
+
+
 @pytest.fixture(autouse=True)
-def _nothing_stays_open() -> Iterator[None]:
-    """No descriptor, no mapping, no thread: after each test in this process."""
+def _nothing_stays_open(tmp_path: Path) -> Iterator[None]:
+    """No descriptor, no mapping, no thread after each test in this process, and no fork of another."""
     gc.collect()
     before = _open_here()
-    yield
+    try:
+        yield
+    finally:
+        _kill_forks(tmp_path)
     gc.collect()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("swath-serve")]
     assert _open_here() <= before
@@ -660,7 +669,6 @@ def test_a_server_that_is_killed_is_an_error_within_seconds(rows: Path, tmp_path
         swath.consume(sharers.hear(tmp_path / "server"))
     assert time.monotonic() - begun < 2
     server.join()
-    _kill_forks(tmp_path)
 
 
 def test_a_server_that_is_stopped_does_not_answer(rows: Path, tmp_path: Path) -> None:
@@ -672,12 +680,6 @@ def test_a_server_that_is_stopped_does_not_answer(rows: Path, tmp_path: Path) ->
     os.kill(server.pid, signal.SIGCONT)
     assert len(list(swath.consume(handle))) == 63
     _wait(server)
-
-
-def _kill_forks(folder: Path) -> None:
-    for path in folder.glob("fork-*"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(path.name.partition("-")[2]), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fork", [False, True])
@@ -695,7 +697,6 @@ def test_after_a_consumer_was_killed_another_goes_on(rows: Path, tmp_path: Path,
     assert before == list(range(len(before)))
     # It had one in hand, which nobody else gets; or it was killed between two.
     assert after in (list(range(len(before), 63)), list(range(len(before) + 1, 63)))
-    _kill_forks(tmp_path)
 
 
 def test_who_stops_holds_up_nobody_else(rows: Path, tmp_path: Path) -> None:
@@ -757,7 +758,6 @@ def test_no_batch_of_many_is_torn_lost_or_doubled(rows: Path, tmp_path: Path, fu
     assert count - kills <= sum(map(len, logs)) <= count
     assert kills
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("wrong", "torn"))] == []
-    _kill_forks(tmp_path)
 
 
 def test_who_dies_in_whatever_order_leaves_nothing(rows: Path, tmp_path: Path, full: bool) -> None:
