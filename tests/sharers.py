@@ -7,7 +7,6 @@ import signal
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +166,9 @@ def facts(handle: Any, path: Path) -> None:
         tell(path, {name: (a.dtype, a.shape, a.tobytes(), a.flags.writeable) for name, a in arrays.items()})
 
 
-def shared_memory() -> Iterator[str]:
-    """What is in /dev/shm."""
-    yield from os.listdir("/dev/shm")  # noqa: PTH208
+def shared_memory() -> set[str]:
+    """What is in /dev/shm, but for the semaphores of other programs."""
+    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")}
 
 
 def shmem() -> int:

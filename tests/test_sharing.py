@@ -777,7 +777,7 @@ def test_no_batch_of_many_is_torn_lost_or_doubled(rows: Path, tmp_path: Path, fu
 def test_who_dies_in_whatever_order_leaves_nothing(rows: Path, tmp_path: Path, full: bool) -> None:
     """Creator, server, consumers, and forks of each are killed one after another, and those that wait for them end."""
     rng = np.random.default_rng(full)
-    files, before = set(sharers.shared_memory()), sharers.shmem()
+    files, before = sharers.shared_memory(), sharers.shmem()
     kills = 0
     for k in range(100):
         folder = tmp_path / f"{k}"
@@ -785,7 +785,7 @@ def test_who_dies_in_whatever_order_leaves_nothing(rows: Path, tmp_path: Path, f
         kills += _one_order(rows, folder, rng)
         if kills >= (200 if full else 20):
             break
-    assert set(sharers.shared_memory()) <= files
+    assert sharers.shared_memory() <= files
     deadline = time.monotonic() + 30
     while sharers.shmem() > before + sharers.SHARED_BYTES // 2:  # others on this machine have some too
         assert time.monotonic() < deadline
