@@ -417,3 +417,25 @@ def test_a_bar_shows_how_far_they_are(a: swath.RowArray, capsys: pytest.CaptureF
     assert "Batches" in capsys.readouterr().err
     assert len(list(a.batches(100))) == 10
     assert capsys.readouterr().err == ""
+
+
+def test_a_batch_lands_in_a_place_that_is_given(a: swath.RowArray, tmp_path: Path) -> None:
+    batches = a.batches(300, seed=5)
+    out = np.empty((300, 8, 3), ROWS.dtype)
+    starts = batches.gather_into(1, lambda n: out[:n])
+    assert batches.state_dict()["next"] == 0
+    assert_same(out, expected(ROWS, starts, 8))
+    assert batches.none().shape == (0, 8, 3)
+    assert batches.most_windows == 300
+    assert a.batches(5000).most_windows == 981
+    next(batches)
+    assert_same(next(batches), out)
+    g = swath.ingest_group({"X": ROWS, "y": np.arange(1000)}, tmp_path / "g", window=4)
+    place = {"X": np.empty((10, 4, 3), ROWS.dtype), "y": np.empty((10, 4), int)}
+    found = g.gather(range(10), out=place)
+    assert found["y"] is place["y"]
+    assert_same(place["X"], expected(ROWS, range(10), 4))
+    wrongs: list[Any] = [{"X": place["X"]}, place["X"]]
+    for wrong in wrongs:
+        with pytest.raises(swath.errors.OutError, match="Give one for each"):
+            g.gather(range(10), out=wrong)

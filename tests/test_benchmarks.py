@@ -241,6 +241,14 @@ def test_orders_of_windows(tmp_path: Path) -> None:
     _assert_plotted(tmp_path, "sampling")
 
 
+def test_sharing(tmp_path: Path) -> None:
+    sizes = ["--small-bytes=100000", "--large-bytes=3000000", "--array-bytes=4000000", "--served-bytes=600000"]
+    record = _script(tmp_path, "sharing", *sizes, "--epochs=2", "--rounds=1")
+    assert [sorted(sizes) for sizes in record["handed_s"].values()] == [["100000", "3000000"]] * 3
+    assert {len(rates) for rates in record["gigabytes_a_second"].values()} == {1}
+    assert len(record["gigabytes_a_second"]) == 4
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_disk_itself(tmp_path: Path, installed: bool) -> None:
     path = None if installed else str(tmp_path)

@@ -16,6 +16,14 @@ from swath.errors import SwathError
 from swath.exporting import export
 from swath.group import RowGroup, ingest_group, open_group
 from swath.plan import Plan
+from swath.sharing import (
+    BatchServer,
+    SharedBatch,
+    attach,
+    consume,
+    serve_batches,
+    share,
+)
 from swath.sources.images import images
 
 if TYPE_CHECKING:
@@ -23,12 +31,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "BatchServer",
     "Batches",
     "Plan",
     "RowArray",
     "RowGroup",
+    "SharedBatch",
     "SwathError",
+    "attach",
     "compute",
+    "consume",
     "errors",
     "export",
     "images",
@@ -36,6 +48,8 @@ __all__ = [
     "ingest_group",
     "open",
     "open_group",
+    "serve_batches",
+    "share",
 ]
 
 

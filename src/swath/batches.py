@@ -9,21 +9,21 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from swath.ahead import Ahead
 from swath.buffers import Buffers
-from swath.errors import OptionError, SwathError
-from swath.gather import Direct, gather_now, plan_for
+from swath.errors import OptionError
+from swath.gather import Direct, plan_for
 from swath.memory import Room, parse_bytes, resolve_limit
-from swath.plan import Plan
 from swath.progress import progress_bar
+from swath.recipe import Finish, Part, Recipe
 from swath.rows import Rows
-from swath.sampling import Order, Population, Sampler, Shuffled, sampler_of
+from swath.sampling import Order, Population, Shuffled, sampler_of
 from swath.windows import IntArray, check_window
 
 # Gathered ahead unless the caller says otherwise: enough that a gather of small batches is worth its threads.
@@ -53,133 +53,13 @@ class BatchOptions(TypedDict, total=False):
     progress: bool | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """What a batch has of one array."""
-
-    rows: Rows
-    window: int
-    columns: Any
-    shape: tuple[int, ...]
-    """Of one window, with the columns that are kept."""
-    dtype: np.dtype[Any]
-    direct: Direct
-    """Chosen once: what is chosen by looks at the memory of the machine, which takes as long as to gather a small batch."""
-
-    @property
-    def window_bytes(self) -> int:
-        """Of one window as the caller gets it."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def raw_bytes(self) -> int:
-        """Of one window as it is read, where that is not how the caller gets it; else 0."""
-        stored = self.rows.layout.dtype
-        return 0 if stored == self.dtype else math.prod(self.shape) * stored.itemsize
-
-    def plan(self, starts: IntArray, limit: Room, *, batch_in_memory: bool = False) -> Plan:
-        """What a gather of some windows would read."""
-        return plan_for(
-            self.rows,
-            starts,
-            self.window,
-            self.columns,
-            batch_in_memory=batch_in_memory,
-            limit=limit,
-            direct=self.direct,
-        )
-
-    def read(self, starts: IntArray, out: NDArray[Any], limit: Room, scratch: Buffers) -> None:
-        """Gather some windows into ``out``, as the caller gets them."""
-        if not self.raw_bytes:
-            self._gather(starts, out, limit)
-            return
-        raw = scratch.take(len(out) * self.raw_bytes).view(self.rows.layout.dtype).reshape(out.shape)
-        self._gather(starts, raw, limit)
-        try:
-            with np.errstate(over="raise"):
-                np.copyto(out, raw, casting="unsafe")
-        except FloatingPointError:
-            raise OptionError(
-                f"A value of {self.rows.url} is too large for {self.dtype}. Choose another dtype=, or cast in transform=."
-            ) from None
-
-    def _gather(self, starts: IntArray, out: NDArray[Any], limit: Room) -> None:
-        gather_now(self.rows, starts, self.window, self.columns, out, limit, "always", self.direct)
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Makes of the arrays of a batch what the caller gets."""
-
-    is_group: bool
-    transform: Callable[[Any], Any] | None
-
-    def __call__(self, arrays: dict[str, NDArray[Any]]) -> Any:
-        """All of them by name, or the only one."""
-        batch = arrays if self.is_group else arrays[""]
-        return batch if self.transform is None else self.transform(batch)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Recipe[T]:
-    """All that decides what the batches are."""
-
-    sampler: Sampler
-    parts: dict[str, Part]
-    finish: Callable[[dict[str, NDArray[Any]]], T]
-    """Makes of the arrays what the caller gets."""
-    unit: int
-    """Batches that are gathered in one go, a power of two."""
-    limit: Room
-    """Of the scratch of a gather."""
-
-    @property
-    def batch_bytes(self) -> int:
-        """Of a whole batch."""
-        return self.sampler.batch_size * sum(part.window_bytes for part in self.parts.values())
-
-    def batches_from(self, k: int, buffers: Buffers) -> Iterator[tuple[IntArray, T]]:
-        """Batches of the sampler from ``k`` on, with their starts."""
-        scratch = Buffers(len(self.parts))
-        failed = k
-        while k < len(self.sampler):
-            # One at first, so that it comes soon; then two, four and so on, up to whole units, wherever one begins.
-            n = 1 if k < failed else min(k & -k or 1, self.unit, len(self.sampler) - k)
-            starts = [self.sampler.starts(i) for i in range(k, k + n)]
-            try:
-                arrays = self.read(np.concatenate(starts), buffers, scratch)
-            except SwathError:
-                if n == 1:
-                    raise
-                failed = k + n  # one by one: those before it are sound
-                continue
-            begin = 0
-            for some in starts:
-                stop = begin + some.size
-                yield some, self.finish({name: array[begin:stop] for name, array in arrays.items()})
-                begin = stop
-            k += n
-            del arrays  # else its buffer is in use
-
-    def read(self, starts: IntArray, buffers: Buffers, scratch: Buffers) -> dict[str, NDArray[Any]]:
-        """Windows of each array, in buffers."""
-        arrays = {}
-        for name, part in self.parts.items():
-            shape = (starts.size, *part.shape)
-            out = buffers.take(starts.size * part.window_bytes).view(part.dtype).reshape(shape)
-            part.read(starts, out, self.limit, scratch)
-            arrays[name] = out
-        return arrays
-
-
 class Batches[T](Iterator[T]):
     """An iterator of batches; `RowArray.batches` and `RowGroup.batches` make it.
 
     It can be stopped and carried on with anywhere: `state_dict` is a few numbers. It pickles, and goes on in a child that was forked.
     """
 
-    def __init__(self, recipe: Recipe[T], ahead: int, progress: bool | None) -> None:
+    def __init__(self, recipe: Recipe, ahead: int, progress: bool | None) -> None:
         self._recipe = recipe
         self._ahead = ahead
         self._progress = progress
@@ -211,7 +91,38 @@ class Batches[T](Iterator[T]):
             There are not so many.
         """
         starts, recipe = self.starts_at(k), self._recipe
-        return recipe.finish(recipe.read(starts, Buffers(1), Buffers(1)))
+        batch: T = recipe.finish(recipe.read(starts, Buffers(1), Buffers(1)))
+        return batch
+
+    @property
+    def most_windows(self) -> int:
+        """Windows of the largest batch."""
+        sampler = self._recipe.sampler
+        return min(sampler.batch_size, sampler.order.draws(sampler.population.size))
+
+    @property
+    def is_transformed(self) -> bool:
+        """Whether a ``transform`` makes something else of the arrays."""
+        return self._recipe.finish.transform is not None
+
+    def none(self) -> Any:
+        """The arrays of a batch of no windows, before any transform: dtypes and shapes that all have, but for their number."""
+        arrays = {name: np.empty((0, *part.shape), part.dtype) for name, part in self._recipe.parts.items()}
+        return self._recipe.finish.named(arrays)
+
+    def gather_into(self, k: int, place: Callable[[int], Any]) -> IntArray:
+        """Gather batch ``k``, before any transform, into the arrays that ``place`` gives for that number of windows; its starts.
+
+        Raises
+        ------
+        OptionError
+            There are not so many.
+        """
+        starts, recipe = self.starts_at(k), self._recipe
+        out = place(starts.size)
+        for name, part in recipe.parts.items():
+            part.read(starts, out[name] if recipe.finish.is_group else out, recipe.limit, Buffers(1))
+        return starts
 
     def starts_at(self, k: int) -> IntArray:
         """The starts of batch ``k``; nothing is read.
@@ -361,7 +272,7 @@ def batches_of(
     return _fitted(recipe, prefetch, limit, progress)
 
 
-def _fitted[T](recipe: Recipe[T], prefetch: int | str | None, limit: Room, progress: bool | None) -> Batches[T]:
+def _fitted(recipe: Recipe, prefetch: int | str | None, limit: Room, progress: bool | None) -> Batches[Any]:
     """Batches of which as many are gathered ahead as ``prefetch`` and the memory limit allow.
 
     Raises

@@ -17,6 +17,7 @@
     ├── TargetError             (OSError)        choose another place to write to
     ├── LayoutError             (ValueError)     choose another dtype, chunk or shard
     ├── WorkersLostError        (RuntimeError)   look at the workers of the cluster
+    ├── SharingError            (ConnectionError)  look at the process that shares
     └── StoreError              look at the store
         ├── StoreNotFoundError      (FileNotFoundError)
         ├── StoreExistsError        (FileExistsError)
@@ -91,6 +92,10 @@ class LayoutError(SwathError, ValueError):
 
 class WorkersLostError(SwathError, RuntimeError):
     """A task has ended worker after worker of a dask cluster."""
+
+
+class SharingError(SwathError, ConnectionError):
+    """What another process shares cannot be had, or not any more."""
 
 
 class StoreError(SwathError):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray, rows_of
 from swath.batches import Batches, BatchOptions, batches_of
-from swath.errors import FormatError, OptionError, SourceError
+from swath.errors import FormatError, OutError, SourceError
 from swath.layout import CodecName
 from swath.sources.converted import Casting
 from swath.storage import Folder, place_of
@@ -63,8 +63,10 @@ class RowGroup(Mapping[str, RowArray]):
         arrays = ", ".join(f"{name}: {array.shape} {array.dtype}" for name, array in self._arrays.items())
         return f"<swath.RowGroup {{{arrays}}}: {self.url}>"
 
-    def gather(self, starts: ArrayLike, **options: Any) -> dict[str, NDArray[Any]]:
-        """The same windows of each array, now; ``options`` are those of `RowArray.gather`, but for ``out``.
+    def gather(
+        self, starts: ArrayLike, *, out: Mapping[str, NDArray[Any]] | None = None, **options: Any
+    ) -> dict[str, NDArray[Any]]:
+        """The same windows of each array, now; ``options`` are those of `RowArray.gather`, and ``out`` has one for each name.
 
         Examples
         --------
@@ -74,11 +76,11 @@ class RowGroup(Mapping[str, RowArray]):
         >>> batch["X"].shape, batch["y"].tolist()
         ((2, 4, 5), [[90, 91, 92, 93], [7, 8, 9, 10]])
         """
-        if options.get("out") is not None:
-            raise OptionError(
-                "A group has no one array to put its batches in. Gather each array with an out of its own."
-            )
-        return {name: array.gather(starts, **options) for name, array in self._arrays.items()}
+        if out is None:
+            return {name: array.gather(starts, **options) for name, array in self._arrays.items()}
+        if not isinstance(out, Mapping) or out.keys() != self._arrays.keys():
+            raise OutError(f"out has {list(out)}, but the arrays of {self.url} are {sorted(self)}. Give one for each.")
+        return {name: array.gather(starts, out=out[name], **options) for name, array in self._arrays.items()}
 
     def windows(self, starts: ArrayLike, **options: Any) -> dict[str, dask.array.Array]:
         """The same windows of each array, lazily; ``options`` are those of `RowArray.windows`."""

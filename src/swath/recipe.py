@@ -1,0 +1,143 @@
+"""All that decides what batches are: a frozen value that a thread, or another process, carries out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.buffers import Buffers
+from swath.errors import OptionError, SwathError
+from swath.gather import Direct, gather_now, plan_for
+from swath.memory import Room
+from swath.plan import Plan
+from swath.rows import Rows
+from swath.sampling import Sampler
+from swath.windows import IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What a batch has of one array."""
+
+    rows: Rows
+    window: int
+    columns: Any
+    shape: tuple[int, ...]
+    """Of one window, with the columns that are kept."""
+    dtype: np.dtype[Any]
+    direct: Direct
+    """Chosen once: what is chosen by looks at the memory of the machine, which takes as long as to gather a small batch."""
+
+    @property
+    def window_bytes(self) -> int:
+        """Of one window as the caller gets it."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of one window as it is read, where that is not how the caller gets it; else 0."""
+        stored = self.rows.layout.dtype
+        return 0 if stored == self.dtype else math.prod(self.shape) * stored.itemsize
+
+    def plan(self, starts: IntArray, limit: Room, *, batch_in_memory: bool = False) -> Plan:
+        """What a gather of some windows would read."""
+        return plan_for(
+            self.rows,
+            starts,
+            self.window,
+            self.columns,
+            batch_in_memory=batch_in_memory,
+            limit=limit,
+            direct=self.direct,
+        )
+
+    def read(self, starts: IntArray, out: NDArray[Any], limit: Room, scratch: Buffers) -> None:
+        """Gather some windows into ``out``, as the caller gets them."""
+        if not self.raw_bytes:
+            self._gather(starts, out, limit)
+            return
+        raw = scratch.take(len(out) * self.raw_bytes).view(self.rows.layout.dtype).reshape(out.shape)
+        self._gather(starts, raw, limit)
+        try:
+            with np.errstate(over="raise"):
+                np.copyto(out, raw, casting="unsafe")
+        except FloatingPointError:
+            raise OptionError(
+                f"A value of {self.rows.url} is too large for {self.dtype}. Choose another dtype=, or cast in transform=."
+            ) from None
+
+    def _gather(self, starts: IntArray, out: NDArray[Any], limit: Room) -> None:
+        gather_now(self.rows, starts, self.window, self.columns, out, limit, "always", self.direct)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Makes of the arrays of a batch what the caller gets."""
+
+    is_group: bool
+    transform: Callable[[Any], Any] | None
+
+    def __call__(self, arrays: dict[str, NDArray[Any]]) -> Any:
+        """They, transformed."""
+        batch = self.named(arrays)
+        return batch if self.transform is None else self.transform(batch)
+
+    def named(self, arrays: dict[str, NDArray[Any]]) -> Any:
+        """All of them by name, or the only one."""
+        return arrays if self.is_group else arrays[""]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """All that decides what the batches are."""
+
+    sampler: Sampler
+    parts: dict[str, Part]
+    finish: Finish
+    unit: int
+    """Batches that are gathered in one go, a power of two."""
+    limit: Room
+    """Of the scratch of a gather."""
+
+    @property
+    def batch_bytes(self) -> int:
+        """Of a whole batch."""
+        return self.sampler.batch_size * sum(part.window_bytes for part in self.parts.values())
+
+    def batches_from(self, k: int, buffers: Buffers) -> Iterator[tuple[IntArray, Any]]:
+        """Batches of the sampler from ``k`` on, with their starts."""
+        scratch = Buffers(len(self.parts))
+        failed = k
+        while k < len(self.sampler):
+            # One at first, so that it comes soon; then two, four and so on, up to whole units, wherever one begins.
+            n = 1 if k < failed else min(k & -k or 1, self.unit, len(self.sampler) - k)
+            starts = [self.sampler.starts(i) for i in range(k, k + n)]
+            try:
+                arrays = self.read(np.concatenate(starts), buffers, scratch)
+            except SwathError:
+                if n == 1:
+                    raise
+                failed = k + n  # one by one: those before it are sound
+                continue
+            begin = 0
+            for some in starts:
+                stop = begin + some.size
+                yield some, self.finish({name: array[begin:stop] for name, array in arrays.items()})
+                begin = stop
+            k += n
+            del arrays  # else its buffer is in use
+
+    def read(self, starts: IntArray, buffers: Buffers, scratch: Buffers) -> dict[str, NDArray[Any]]:
+        """Windows of each array, in buffers."""
+        arrays = {}
+        for name, part in self.parts.items():
+            shape = (starts.size, *part.shape)
+            out = buffers.take(starts.size * part.window_bytes).view(part.dtype).reshape(shape)
+            part.read(starts, out, self.limit, scratch)
+            arrays[name] = out
+        return arrays
