@@ -31,5 +31,13 @@ def tests(session: nox.Session) -> None:
 def frameworks(session: nox.Session) -> None:
     """Loaders, with the frameworks that they are for, which take gigabytes."""
     session.install(".", "--group", "frameworks")
-    command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib", "tests/frameworks", "src/swath/loaders"]
-    session.run(*command, *session.posargs)
+    command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib", *session.posargs]
+    # JAX has threads, and a process that has loaded it must not be forked; the others are.
+    session.run(*command, "tests/frameworks", "src/swath/loaders", "--ignore-glob=*jax*", "--ignore-glob=*grain*")
+    jax = ["test_jax.py", "test_jax_training.py"]
+    session.run(
+        *command,
+        *(f"tests/frameworks/{name}" for name in jax),
+        "src/swath/loaders/jax.py",
+        "src/swath/loaders/grain.py",
+    )

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import keras
 import numpy as np
 import pytest
@@ -41,9 +40,3 @@ def test_the_example_of_keras_runs(g: swath.RowGroup) -> None:
     model.compile(loss="mse")
     _run("keras", g=g, model=model)
     assert len(model.history.history["loss"]) == 2
-
-
-def test_the_examples_of_jax_run(g: swath.RowGroup) -> None:
-    names = _run("jax", g=g)
-    assert isinstance(names["batch"]["X"], jax.Array)
-    assert names["data"][0]["X"].shape == (256, 16, 200)

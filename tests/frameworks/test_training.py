@@ -1,12 +1,9 @@
-"""A small model of each framework learns from real data: what comes is what belongs together, and the loss falls."""
+"""A small model of PyTorch or Keras learns from real data: what comes is what belongs together, and the loss falls."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import grain
-import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
@@ -14,14 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 import swath
-from swath.loaders import grain as grain_loader
-from swath.loaders import jax as jax_loader
 from swath.loaders import keras as keras_loader
 from swath.loaders import torch as torch_loader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning"),
     # Of Keras, for losses that are tensors of PyTorch.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
 ]
@@ -86,59 +80,3 @@ def test_keras_learns_digits(digits: swath.RowGroup, workers: int, processes: bo
     unlabelled = keras_loader.Batches(digits, 64, seed=None, targets=None)
     answers = model.predict(unlabelled, verbose=0).argmax(axis=1)
     assert np.mean(answers == digits["y"].gather(range(1797))[:, 0]) > 0.9
-
-
-def _jax_learns(batches: Any, shape: tuple[int, int], loss: Any) -> list[float]:
-    """A linear model, by Adam in five lines."""
-    weights = jnp.zeros(shape), jnp.zeros(shape[1])
-    first = second = jax.tree.map(jnp.zeros_like, weights)
-    losses = []
-
-    @jax.jit
-    def step(k: Any, weights: Any, first: Any, second: Any, batch: Any) -> Any:
-        value, slope = jax.value_and_grad(lambda w: loss(w, batch))(weights)
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, slope)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, slope)
-        weights = jax.tree.map(
-            lambda w, m, v: w - 0.03 * m / (1 - 0.9**k) / (jnp.sqrt(v / (1 - 0.999**k)) + 1e-8), weights, first, second
-        )
-        return value, weights, first, second
-
-    for k, batch in enumerate(batches, 1):
-        value, weights, first, second = step(float(k), weights, first, second, batch)
-        losses.append(float(value))
-    return losses
-
-
-def _digits_loss(weights: Any, batch: Any) -> Any:
-    logits = batch["X"].reshape(-1, 64) @ weights[0] + weights[1]
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"].reshape(-1, 1), axis=1).mean()
-
-
-def _heart_loss(weights: Any, batch: Any) -> Any:
-    return ((batch[:, :32, 0] @ weights[0] + weights[1] - batch[:, 32]) ** 2).mean()
-
-
-def test_jax_learns_digits(digits: swath.RowGroup) -> None:
-    losses = _jax_learns(jax_loader.Batches(digits, 64, epochs=5, seed=1), (64, 10), _digits_loss)
-    assert len(losses) == 5 * 29
-    assert losses[0] > 2
-    assert np.mean(losses[-29:]) < DIGITS
-
-
-def test_jax_learns_a_heart(heart: swath.RowArray) -> None:
-    losses = _jax_learns(jax_loader.Batches(heart, 64, epochs=10, seed=1), (32, 1), _heart_loss)
-    assert np.mean(losses[:3]) > 3 * HEART
-    assert np.mean(losses[-16:]) < HEART
-
-
-@pytest.mark.parametrize("processes", [0, 1])
-def test_jax_learns_digits_from_grain(digits: swath.RowGroup, processes: int) -> None:
-    windows = grain_loader.Windows(digits)
-    data = grain.MapDataset.range(len(windows)).seed(1).shuffle().batch(64).map(windows.gather).repeat(5)
-    reading: Any = data.to_iter_dataset()
-    if processes:
-        reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
-    losses = _jax_learns(reading, (64, 10), _digits_loss)
-    assert losses[0] > 2
-    assert np.mean(losses[-29:]) < DIGITS
