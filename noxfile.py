@@ -30,7 +30,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.12")
 def frameworks(session: nox.Session) -> None:
     """Loaders, with the frameworks that they are for, which take gigabytes."""
-    session.install(".", "--group", "frameworks")
+    session.install(".", "--group", "frameworks", "--group", "training")
     command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib", *session.posargs]
     # JAX has threads, and a process that has loaded it must not be forked; the others are.
     session.run(*command, "tests/frameworks", "src/swath/loaders", "--ignore-glob=*jax*", "--ignore-glob=*grain*")
