@@ -121,7 +121,7 @@ class Batches(IterableDataset):
         Windows of a batch.
     rank, world_size
         Of all batches this process gets every ``world_size``-th, from ``rank`` on; by default those of ``torch.distributed``, where
-        it is initialised. Ranks may differ by one batch: train with ``torch.distributed.algorithms.join``.
+        it is initialised. Ranks may differ by one batch, unless ``drop_last=True``.
     epoch
         The number of the first epoch, until `set_epoch`.
     options
