@@ -30,10 +30,11 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 import swath
 from swath.errors import SwathError
+from swath.loaders.torch import Batches, Windows, collate
 from swath.measure import drop_cache, random_starts
 from swath.windows import IntArray
 
@@ -145,34 +146,6 @@ class _Oindex(_Slices):
         return batch
 
 
-# The one place to change: `Windows` and `Batches` stand in for those of `swath.loaders.torch`, which have the same arguments.
-class Windows:
-    """A map-style dataset that gathers a batch in one call."""
-
-    def __init__(self, a: swath.RowArray, *, starts: IntArray, window: int) -> None:
-        self._a, self._starts, self._window = a, starts, window
-
-    def __len__(self) -> int:
-        return self._starts.size
-
-    def __getitems__(self, positions: list[int]) -> NDArray[Any]:
-        return self._a.gather(self._starts[positions], window=self._window)
-
-    collate = staticmethod(torch.from_numpy)
-
-
-class Batches(IterableDataset):  # type: ignore[misc]
-    """Batches that workers share, in the order of one."""
-
-    def __init__(self, a: swath.RowArray, batch_size: int, **options: Any) -> None:
-        self._a, self._batch_size, self._options = a, batch_size, options
-
-    def __iter__(self) -> Iterator[Any]:
-        info = get_worker_info()
-        share: dict[str, Any] = {"rank": info.id, "world_size": info.num_workers} if info else {}
-        return map(torch.from_numpy, self._a.batches(self._batch_size, **self._options, **share))
-
-
 def swath_in_the_loop(loop: Loop, starts: IntArray) -> Feed:
     a = swath.open(loop.target)
 
@@ -185,7 +158,7 @@ def swath_in_the_loop(loop: Loop, starts: IntArray) -> Feed:
 
 def swath_windows(loop: Loop, starts: IntArray) -> Feed:
     dataset = Windows(swath.open(loop.target), starts=starts.reshape(-1), window=loop.window)
-    return _loader(loop, dataset, collate_fn=dataset.collate)
+    return _loader(loop, dataset, collate_fn=collate)
 
 
 def swath_batches(loop: Loop, starts: IntArray) -> Feed:
