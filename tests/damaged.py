@@ -112,8 +112,7 @@ def damage_shard(target: Target, what: str, rng: np.random.Generator) -> set[str
         root.remove(shard)
     elif what == "swapped":
         second = target.shard((k + 1) % 3)
-        root.write(shard, root.read(second))
-        root.write(second, content)
+        root.swap(shard, second)
         return {shard, second}
     else:
         damaged = {

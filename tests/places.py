@@ -63,6 +63,10 @@ class Place(Protocol):
         """Nothing lies there any more."""
         ...
 
+    def swap(self, name: str, other: str) -> None:
+        """What lies at each lies at the other."""
+        ...
+
     def written(self) -> AbstractContextManager[set[str]]:
         """What this process has written, or removed, when the block has ended, were it the same bytes; of objects no leases."""
         ...
@@ -101,6 +105,12 @@ class LocalPlace:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink()
+
+    def swap(self, name: str, other: str) -> None:
+        a, b, between = self.path / name, self.path / other, self.path / "between"
+        a.rename(between)
+        b.rename(a)
+        between.rename(b)
 
     @contextlib.contextmanager
     def written(self) -> Iterator[set[str]]:
@@ -153,12 +163,17 @@ class ObjectPlace:
     def remove(self, name: str) -> None:
         obstore.delete(self.store, f"{self.prefix}/{name}")
 
+    def swap(self, name: str, other: str) -> None:
+        first, second = self.read(name), self.read(other)
+        self.write(name, second)
+        self.write(other, first)
+
     @contextlib.contextmanager
     def written(self) -> Iterator[set[str]]:
         names: set[str] = set()
         with Writes() as writes:
             yield names
-        within = {key.removeprefix(f"{self.prefix}/") for key in writes.keys if key.startswith(f"{self.prefix}/")}
+        within = {url.removeprefix(f"{self.url}/") for url in writes.urls if url.startswith(f"{self.url}/")}
         names |= {name for name in within if not is_hidden(name)}
 
 
@@ -166,11 +181,11 @@ class Writes:
     """Sees each object that this process writes or removes, one at a time, before it is asked for and after the answer."""
 
     def __init__(self) -> None:
-        self.keys: list[str] = []
+        self.urls: list[str] = []
         self.lock = threading.RLock()
 
     def before(self) -> None:
-        """What may end the process, instead of the request for the last of the keys."""
+        """What may end the process, instead of the request for the last of the URLs."""
 
     def after(self) -> None:
         """The same, when it was carried out."""
@@ -190,7 +205,7 @@ class Writes:
 
         def call(connection: Connection, path: str, *arguments: Any, **options: Any) -> Any:
             with self.lock:
-                self.keys.append(path)
+                self.urls.append(connection.url_of(path))
                 self.before()
                 answer = real(connection, path, *arguments, **options)
                 self.after()
@@ -207,11 +222,11 @@ class Killing(Writes):
         self.at, self.carried_out = at, carried_out
 
     def before(self) -> None:
-        if len(self.keys) == self.at and not self.carried_out:
+        if len(self.urls) == self.at and not self.carried_out:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def after(self) -> None:
-        if len(self.keys) == self.at and self.carried_out:
+        if len(self.urls) == self.at and self.carried_out:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

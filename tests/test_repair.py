@@ -137,7 +137,10 @@ def test_a_group_and_its_arrays_are_mended_alike(place: Place) -> None:
 
 
 @pytest.mark.parametrize("member", [False, True])
-def test_a_repair_waits_for_whoever_writes_the_group(place: Place, member: bool) -> None:
+def test_a_repair_waits_for_whoever_writes_the_group(
+    place: Place, member: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swath.commit_objects._RENEW_SECONDS", 0.2)
     target = make_target(place, "group")
     place.remove(target.shard(0))
     array = target.open() if member else open_group(place)["X"]
