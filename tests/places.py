@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 import obstore
 from servers import CONDITIONAL, Server
+from zarr.storage import ObjectStore as ZarrObjects
 
 import swath
 from swath.storage.connection import Connection
@@ -41,6 +42,10 @@ class Place(Protocol):
     @property
     def options(self) -> dict[str, Any] | None:
         """For swath: its ``storage_options``."""
+        ...
+
+    def for_zarr(self) -> Any:
+        """For zarr-python, to read."""
         ...
 
     def beside(self, name: str) -> Place:
@@ -89,6 +94,9 @@ class LocalPlace:
     @property
     def options(self) -> dict[str, Any] | None:
         return None
+
+    def for_zarr(self) -> Any:
+        return self.path
 
     def beside(self, name: str) -> LocalPlace:
         return LocalPlace(self.path.with_name(name))
@@ -146,6 +154,9 @@ class ObjectPlace:
     @property
     def options(self) -> dict[str, Any] | None:
         return self.server.storage_options
+
+    def for_zarr(self) -> Any:
+        return ZarrObjects(self.server.store(self.prefix), read_only=True)
 
     def beside(self, name: str) -> ObjectPlace:
         return replace(self, prefix=f"{self.prefix.rpartition('/')[0]}/{name}")
@@ -243,6 +254,13 @@ def is_hidden(name: str) -> bool:
 def contents(place: Place) -> dict[str, bytes]:
     """All that is there; of objects no leases, and nothing of what was begun."""
     return {name: place.read(name) for name in place.names() if not is_hidden(name)}
+
+
+def left(place: Place) -> list[str]:
+    """What swath has left in a place, or beside it, for those who write next."""
+    if isinstance(place, LocalPlace):
+        return sorted(path.name for path in place.path.parent.iterdir() if ".swath-" in path.name)
+    return sorted(filter(is_hidden, place.names()))
 
 
 def put(place: Place, wanted: Mapping[str, bytes]) -> None:
