@@ -102,7 +102,7 @@ class Case:
     def run(self, url: Path | str, *, overwrite: bool = False) -> None:
         """The call."""
         overwrite = overwrite or self.what.startswith("overwrite")
-        stored = {"storage_options": self.storage_options}
+        stored: dict[str, Any] = {"storage_options": self.storage_options}
         options: dict[str, Any] = {**OPTIONS, **stored, "codec": self.codec, "overwrite": overwrite}
         source, raw = self._source()
         if self.what == "append":
@@ -117,7 +117,7 @@ class Case:
     def state(self, url: Path | str) -> Literal["nothing", "old", "new"]:
         """Which rows are there: the old or the new, whole; anything else is a failure of the test."""
         try:
-            stored = {"storage_options": self.storage_options}
+            stored: dict[str, Any] = {"storage_options": self.storage_options}
             found = swath.open_group(url, **stored) if self.is_group else {"": swath.open(url, **stored)}
         except (StoreNotFoundError, IncompleteStoreError):
             assert self.old is None, "the store that there was cannot be found"
