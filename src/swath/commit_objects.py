@@ -185,7 +185,7 @@ def appending(folder: ObjectFolder, files: Files, before: bytes) -> Iterator[Bui
 
 
 def settle(folder: ObjectFolder) -> bool:
-    """Whether the last append was committed and its caller was not told, since it was killed; then the arrays of a group are. Only under the lease."""
+    """Whether the last append was committed and nobody was told, as it was killed: the arrays of a group are now. Only under the lease."""
     pending = pending_bytes(folder)
     is_done = pending != b"" and pending == _committed(folder)[1]
     if is_done and is_group(pending):
