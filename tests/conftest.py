@@ -1,14 +1,18 @@
 """Options, profiles and helpers that all tests share."""
 
+import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged import DAMAGES, KINDS, Target, make_target
 from fault_proxy import Proxy
 from hypothesis import HealthCheck, settings
+from places import LOCAL, PLACES, LocalPlace, Place, object_place
 from servers import CONDITIONAL, Server, serve
 
 import swath
@@ -72,3 +76,63 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def proxy(moto: Server) -> Iterator[Proxy]:
     with Proxy(moto.port) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """A server of a name, which is started when it is first asked for, and then answers to the end."""
+    with contextlib.ExitStack() as running:
+        servers: dict[str, Server] = {}
+
+        def get(name: str) -> Server:
+            if name not in servers:
+                servers[name] = running.enter_context(serve(name, tmp_path_factory.mktemp(name)))
+            return servers[name]
+
+        yield get
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def place_of_kind(tmp_path: Path, served: Callable[[str], Server]) -> Callable[[str], Place]:
+    """A place of a kind for one test, with nothing in it and nothing beside it."""
+
+    def make(kind: str) -> Place:
+        return LocalPlace(tmp_path / "a") if kind == LOCAL else object_place(served(kind), f"{next(_numbers)}/a")
+
+    return make
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, place_of_kind: Callable[[str], Place]) -> Place:
+    """A local folder, and one on each server that keeps conditions."""
+    return place_of_kind(request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Stores of each kind in each place, and each damage of each; without --full a server has one kind, and each third damage."""
+    if "target" not in metafunc.fixturenames:
+        return
+    on_servers = dict(zip(CONDITIONAL, ("zstd", "raw", "group")))
+    full = metafunc.config.getoption("--full")
+    targets = [(p, k) for p in PLACES for k in KINDS if full or k == on_servers.get(p, k)]
+    if "what" not in metafunc.fixturenames:
+        metafunc.parametrize("target", targets, indirect=True, ids="-".join)
+        return
+    damages = [
+        (target, what)
+        for target in targets
+        for k, what in enumerate(DAMAGES)
+        if full or target[0] == LOCAL or CONDITIONAL[k % 3] == target[0]
+    ]
+    ids = ["-".join([*target, what]) for target, what in damages]
+    metafunc.parametrize(("target", "what"), damages, indirect=["target"], ids=ids)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, place_of_kind: Callable[[str], Place]) -> Target:
+    """A store to damage."""
+    where, kind = request.param
+    return make_target(place_of_kind(where), kind)

@@ -1,7 +1,5 @@
 """Stores to damage, ways to damage them, and every call that reads one."""
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from oracle import assert_same, expected
+from places import LocalPlace, Place, contents, ingest, ingest_group, open_group, open_store, put
 
 import swath
 from swath.cli import cli
@@ -33,103 +32,112 @@ TYPED = (DamagedStoreError, FormatError, StoreChangedError)
 class Target:
     """A store of three shards, the last two of which hold appended rows; or a group with one such array."""
 
-    root: Path
+    root: Place
     """Of the store, or of the group."""
     kind: str
-    before: Path
+    sound: dict[str, bytes]
+    """All of it."""
+    before: bytes
     """The second shard before the append."""
-    other: Path
+    other: dict[str, bytes]
     """A store of other rows, alike in all else."""
-    apart: Path
+    apart: dict[str, bytes]
     """A copy, to which other rows were appended."""
 
     @property
-    def array(self) -> Path:
-        return self.root / "X" if self.kind == "group" else self.root
+    def is_local(self) -> bool:
+        return isinstance(self.root, LocalPlace)
 
-    def shard(self, k: int) -> Path:
-        return self.array / f"c.{k}.0"
+    @property
+    def array(self) -> str:
+        """Where the array is."""
+        return self.path_of(self.inside("")).rstrip("/")
 
-    def restore(self, sound: Path) -> None:
-        shutil.rmtree(self.root)
-        shutil.copytree(sound, self.root)
+    def inside(self, name: str) -> str:
+        """What is in the array, as it is named in the store or the group."""
+        return f"X/{name}" if self.kind == "group" else name
+
+    def shard(self, k: int) -> str:
+        return self.inside(f"c.{k}.0")
+
+    def path_of(self, name: str) -> str:
+        """As messages name it."""
+        return f"{self.root.url}/{name}"
+
+    def open(self) -> swath.RowArray:
+        return open_store(self.root, "X" if self.kind == "group" else "")
+
+    def restore(self) -> None:
+        put(self.root, self.sound)
 
 
-def make_target(folder: Path, kind: str, rows: NDArray[Any] = ROWS) -> Target:
+def make_target(root: Place, kind: str, rows: NDArray[Any] = ROWS) -> Target:
     """Write a store, and what it may be mixed up with."""
-    target = Target(folder / "a", kind, folder / "before", folder / "other", folder / "apart")
-    _write(target.root, kind, rows[:FIRST])
-    _write(target.other, kind, -rows[:FIRST])
-    shutil.copy(target.shard(1), target.before)
-    shutil.copytree(target.root, target.apart)
-    _append(target.root, kind, rows[FIRST:])
-    _append(target.other, kind, -rows[FIRST:])
-    _append(target.apart, kind, rows[FIRST:] + 1)
+    target = Target(root, kind, {}, b"", {}, {})
+    other, apart = root.beside("other"), root.beside("apart")
+    _write(root, kind, rows[:FIRST])
+    _write(other, kind, -rows[:FIRST])
+    target.before = root.read(target.shard(1))
+    put(apart, contents(root))
+    append(root, kind, rows[FIRST:])
+    append(other, kind, -rows[FIRST:])
+    append(apart, kind, rows[FIRST:] + 1)
+    target.sound, target.other, target.apart = contents(root), contents(other), contents(apart)
     return target
 
 
-def _write(url: Path, kind: str, rows: NDArray[Any]) -> None:
+def _write(place: Place, kind: str, rows: NDArray[Any]) -> None:
     if kind == "group":
-        swath.ingest_group({"X": rows, "y": LABELS[: len(rows)]}, url, codec="raw", **_OPTIONS)
+        ingest_group(place, {"X": rows, "y": LABELS[: len(rows)]}, codec="raw", **_OPTIONS)
     else:
-        swath.ingest(rows, url, codec=kind, **_OPTIONS)  # type: ignore[arg-type]
+        ingest(place, rows, codec=kind, **_OPTIONS)
 
 
-def _append(url: Path, kind: str, rows: NDArray[Any]) -> None:
+def append(place: Place, kind: str, rows: NDArray[Any]) -> swath.RowArray:
     if kind == "group":
-        swath.open_group(url).append({"X": rows, "y": LABELS[: len(rows)]})
-    else:
-        swath.open(url).append(rows)
-
-
-def flip(path: Path, bit: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(bit // 8)
-        byte = file.read(1)[0] ^ 1 << bit % 8
-        file.seek(bit // 8)
-        file.write(bytes([byte]))
+        return open_group(place).append({"X": rows, "y": LABELS[: len(rows)]})["X"]
+    return open_store(place).append(rows)
 
 
 def damage_shard(target: Target, what: str, rng: np.random.Generator) -> set[str]:
     """Damage one shard, or two; their names."""
     k = int(rng.integers(3))
-    shard = target.shard(k)
-    inside = Path("X") if target.kind == "group" else Path()
+    if what == "stale":
+        k = 1
+    elif what == "grown apart":
+        k = max(k, 1)
+    shard, root = target.shard(k), target.root
+    content = root.read(shard)
     if what == "missing":
-        shard.unlink()
-    elif what == "empty":
-        os.truncate(shard, 0)
-    elif what == "cut by a byte":
-        os.truncate(shard, shard.stat().st_size - 1)
-    elif what == "cut":
-        os.truncate(shard, int(rng.integers(shard.stat().st_size)))
-    elif what == "zeros":
-        shard.write_bytes(bytes(shard.stat().st_size))
+        root.remove(shard)
     elif what == "swapped":
         second = target.shard((k + 1) % 3)
-        content = shard.read_bytes()
-        shard.write_bytes(second.read_bytes())
-        second.write_bytes(content)
-        return {str(shard), str(second)}
-    elif what == "stale":
-        shard = target.shard(1)
-        shutil.copy(target.before, shard)
-    elif what == "foreign":
-        shutil.copy(target.other / inside / shard.name, shard)
+        root.swap(shard, second)
+        return {shard, second}
     else:
-        assert what == "grown apart"
-        shard = target.shard(max(k, 1))
-        shutil.copy(target.apart / inside / shard.name, shard)
-    return {str(shard)}
+        damaged = {
+            "empty": b"",
+            "cut by a byte": content[:-1],
+            "cut": content[: int(rng.integers(len(content)))],
+            "zeros": bytes(len(content)),
+            "stale": target.before,
+            "foreign": target.other[shard],
+            "grown apart": target.apart[shard],
+        }
+        root.write(shard, damaged[what])
+    return {shard}
 
 
 DAMAGES = ["missing", "empty", "cut by a byte", "cut", "zeros", "swapped", "stale", "foreign", "grown apart"]
 
 
 def readings(target: Target, tmp: Path) -> dict[str, Callable[[], object]]:
-    """Every call that reads rows, each compared with numpy. What is opened here is opened now."""
+    """Every call that reads rows, each compared with numpy. What is opened here is opened now.
+
+    The command line, which takes no options of a server, reads local stores.
+    """
     wanted = expected(ROWS, STARTS, WINDOW)
-    handle = swath.open(target.array)
+    handle = target.open()
     handle.gather([0])
     calls: dict[str, Callable[[], object]] = {}
 
@@ -137,8 +145,7 @@ def readings(target: Target, tmp: Path) -> dict[str, Callable[[], object]]:
         calls[call.__name__] = call
         return call
 
-    def fresh() -> swath.RowArray:
-        return swath.open(target.array)
+    fresh = target.open
 
     @reads
     def gather() -> None:
@@ -193,20 +200,27 @@ def readings(target: Target, tmp: Path) -> dict[str, Callable[[], object]]:
         assert_same(handle.refresh().gather(STARTS), wanted)
 
     @reads
-    def command_line() -> None:
-        out = tmp / "batch.npy"
-        result = CliRunner().invoke(cli, ["gather", str(target.array), str(out), "--starts", "0,30,60,87"])
-        assert list(tmp.glob("batch*")) == ([] if result.exception else [out])
-        if result.exception is not None:
-            raise result.exception
-        assert_same(np.load(out), wanted[[0, 30, 60, 87]])
-        out.unlink()
+    def batches() -> None:
+        found = list(fresh().batches(30, seed=None, across_segments=True))
+        assert_same(np.concatenate(found), wanted)
+
+    if target.is_local:
+
+        @reads
+        def command_line() -> None:
+            out = tmp / "batch.npy"
+            result = CliRunner().invoke(cli, ["gather", target.array, str(out), "--starts", "0,30,60,87"])
+            assert list(tmp.glob("batch*")) == ([] if result.exception else [out])
+            if result.exception is not None:
+                raise result.exception
+            assert_same(np.load(out), wanted[[0, 30, 60, 87]])
+            out.unlink()
 
     if target.kind == "group":
 
         @reads
         def group_gather() -> None:
-            batch = swath.open_group(target.root).gather(STARTS)
+            batch = open_group(target.root).gather(STARTS)
             assert_same(batch["X"], wanted)
 
     return calls

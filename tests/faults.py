@@ -56,6 +56,8 @@ class Case:
     n_rows: int = 110
     n_old: int = 50
     """Rows of the store that there was before; its last shard is not full."""
+    storage_options: dict[str, Any] | None = None
+    """Of the place that is written to, where it is not local."""
 
     @property
     def is_group(self) -> bool:
@@ -87,34 +89,36 @@ class Case:
         for k, some in enumerate(np.split(rows, [33, 70])):
             np.save(self.folder / f"part-{k}.npy", some)
 
-    def prepare(self, url: Path) -> None:
+    def prepare(self, url: Path | str) -> None:
         """What there is before the call."""
         if self.old is None:
             return
-        options = {**OPTIONS, "codec": self.codec}
+        options = {**OPTIONS, "codec": self.codec, "storage_options": self.storage_options}
         if self.is_group:
             swath.ingest_group({"X": self.old, "y": self.old[:, 0]}, url, **options)
         else:
             swath.ingest(self.old, url, **options)
 
-    def run(self, url: Path, *, overwrite: bool = False) -> None:
+    def run(self, url: Path | str, *, overwrite: bool = False) -> None:
         """The call."""
         overwrite = overwrite or self.what.startswith("overwrite")
-        options: dict[str, Any] = {**OPTIONS, "codec": self.codec, "overwrite": overwrite}
+        stored: dict[str, Any] = {"storage_options": self.storage_options}
+        options: dict[str, Any] = {**OPTIONS, **stored, "codec": self.codec, "overwrite": overwrite}
         source, raw = self._source()
         if self.what == "append":
-            swath.open(url).append(source)
+            swath.open(url, **stored).append(source)
         elif self.what == "append-group":
-            swath.open_group(url).append(self._sources(source))
+            swath.open_group(url, **stored).append(self._sources(source))
         elif self.is_group:
             swath.ingest_group(self._sources(source), url, **options)
         else:
             swath.ingest(source, url, **options, **raw)
 
-    def state(self, url: Path) -> Literal["nothing", "old", "new"]:
+    def state(self, url: Path | str) -> Literal["nothing", "old", "new"]:
         """Which rows are there: the old or the new, whole; anything else is a failure of the test."""
         try:
-            found = swath.open_group(url) if self.is_group else {"": swath.open(url)}
+            stored: dict[str, Any] = {"storage_options": self.storage_options}
+            found = swath.open_group(url, **stored) if self.is_group else {"": swath.open(url, **stored)}
         except (StoreNotFoundError, IncompleteStoreError):
             assert self.old is None, "the store that there was cannot be found"
             return "nothing"

@@ -1,12 +1,13 @@
 """Stores and groups that grow: beside numpy, whatever the order of calls; and what is refused."""
 
+import itertools
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,38 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 from oracle import assert_same
+from places import LOCAL, Place, flip, ingest, ingest_group, left, open_group, open_store, put
 
 import swath
-from swath.commit import locked
+from swath import commit_objects
+from swath.committing import locked
 from swath.errors import (
     OptionError,
     SourceError,
     StoreBusyError,
     StoreNotFoundError,
 )
+from swath.storage import place_of
 
 _SHARD_ROWS = 12
 _ROWS = st.integers(1, 40)
 
 
+_numbers = itertools.count()
+
+
 class Growing(RuleBasedStateMachine):
     """A store, or a group of two, beside numpy arrays."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="swath-tests-"))
-        self.url = self.folder / "a"
+        self.place = place.beside(f"a-{next(_numbers)}")
         self.rows = rows_of(np.arange(0))
         self.segments: list[int] = []
         self.kept: list[tuple[Any, int]] = []
 
     def teardown(self) -> None:
-        shutil.rmtree(self.folder)
+        put(self.place, {})
 
     @initialize(
         n=_ROWS, codec=st.sampled_from(["raw", "lz4", "zstd"]), group=st.booleans(), chunk=st.sampled_from([3, 4])
@@ -54,9 +60,9 @@ class Growing(RuleBasedStateMachine):
         self.is_group = group
         rows, options = self.more(n), {"codec": codec, "chunk_rows": chunk, "shard_rows": _SHARD_ROWS, "window": 2}
         self.array: Any = (
-            swath.ingest_group(self.split(rows), self.url, **options)
+            ingest_group(self.place, self.split(rows), **options)
             if group
-            else swath.ingest(iter(np.array_split(rows, 2)) if n % 2 else rows, self.url, **options)
+            else ingest(self.place, iter(np.array_split(rows, 2)) if n % 2 else rows, **options)
         )
 
     def more(self, n: int) -> NDArray[np.int64]:
@@ -70,7 +76,7 @@ class Growing(RuleBasedStateMachine):
         return {"X": rows, "y": rows[:, 0].copy()}
 
     def open(self) -> Any:
-        return swath.open_group(self.url) if self.is_group else swath.open(self.url)
+        return open_group(self.place) if self.is_group else open_store(self.place)
 
     @rule(n=_ROWS)
     def append(self, n: int) -> None:
@@ -112,18 +118,15 @@ class Growing(RuleBasedStateMachine):
 
     @rule(k=st.integers(0, 99), bit=st.integers(0, 10**6), remove=st.booleans())
     def damage_and_repair(self, k: int, bit: int, remove: bool) -> None:
-        place = self.url / "X" if self.is_group else self.url
-        shards = sorted(place.glob("c.*"))
+        shards = sorted(name for name in self.place.names() if name.startswith("X/c." if self.is_group else "c."))
         shard = shards[k % len(shards)]
-        content = bytearray(shard.read_bytes())
         if remove:
-            shard.unlink()
+            self.place.remove(shard)
         else:
-            content[-1 - bit // 8 % 8] ^= 1 << bit % 8  # of the last chunk
-            shard.write_bytes(content)
+            flip(self.place, shard, 8 * len(self.place.read(shard)) - 64 + bit % 64)  # of the last chunk
         array = self.open()["X"] if self.is_group else self.open()
         found = array.verify().damages
-        assert {damage.path for damage in found} == {str(shard)}
+        assert {damage.path for damage in found} == {f"{self.place.url}/{shard}"}
         with pytest.raises(SourceError):
             array.repair(-self.rows if len(shards) > 1 else self.rows[:-1])
         assert array.repair(self.rows) == found
@@ -140,15 +143,15 @@ class Growing(RuleBasedStateMachine):
             assert array.verify(self.rows)
         assert_same(array.gather([0], window=len(self.rows))[0], self.rows)
         assert np.diff(array.segments).ravel().tolist() == self.segments
-        assert beside(self.url) == []
+        assert left(self.place) == []
 
     @invariant()
     def is_read_by_others(self) -> None:
         if not self.is_group:
-            stored: Any = zarr.open_array(self.url, mode="r")[:]
+            stored: Any = zarr.open_array(self.place.for_zarr(), mode="r")[:]
             assert_same(stored, self.rows)
         else:
-            group: Any = zarr.open_group(self.url, mode="r")
+            group: Any = zarr.open_group(self.place.for_zarr(), mode="r")
             assert_same(group["X"][:], self.rows)
 
     @invariant()
@@ -159,9 +162,10 @@ class Growing(RuleBasedStateMachine):
             assert_same(array.gather([0], window=n)[0], self.rows[:n])
 
 
-def test_whatever_the_order_of_calls(trials: int) -> None:
-    steps = settings(max_examples=8 * trials, stateful_step_count=10, deadline=None)
-    run_state_machine_as_test(Growing, settings=steps)
+def test_whatever_the_order_of_calls(place: Place, full: bool) -> None:
+    examples = (160 if full else 8) if place.kind == LOCAL else (8 if full else 1)
+    steps = settings(max_examples=examples, stateful_step_count=10, deadline=None)
+    run_state_machine_as_test(partial(Growing, place), settings=steps)  # type: ignore[arg-type]
 
 
 ROWS = rows_of(np.arange(50))
@@ -318,38 +322,36 @@ def test_a_temporary_of_a_killed_writer_goes_with_the_next_one(url: Path) -> Non
     assert ".c.1.0.0123456789abcdef.tmp" not in contents(url)
 
 
-def _hold(url: Path, held: Path) -> None:
-    with locked(url, timeout=0):
+def _hold(place: Place, held: Path) -> None:
+    commit_objects._RENEW_SECONDS = 0.2
+    with locked(place_of(place.url, place.options), timeout=0):
         held.touch()
         time.sleep(60)
 
 
-@pytest.fixture
-def holder(url: Path, tmp_path: Path) -> Any:
-    """Another process that writes the store."""
-    child = start(_hold, url, tmp_path / "held")
-    while not (tmp_path / "held").exists():
-        assert child.is_alive()
-        time.sleep(0.005)
-    yield child
-    child.kill()
-    child.join()
-
-
-def test_a_busy_store_is_waited_for_and_its_writer_named(url: Path, holder: Any) -> None:
-    for call in (
-        lambda: swath.open(url).append(ROWS, timeout=0.2),
-        lambda: swath.open(url).repair(ROWS, timeout=0.2),
-    ):
-        begin = time.monotonic()
-        with pytest.raises(StoreBusyError, match=rf"Process {holder.pid} on .* is writing .*a\. Wait until"):
-            call()
-        assert 0.2 <= time.monotonic() - begin < 5
-    with pytest.raises(StoreBusyError, match=f"Process {holder.pid} "):
-        swath.ingest(ROWS, url, overwrite=True)
-    threading.Timer(0.3, lambda: os.kill(holder.pid, signal.SIGKILL)).start()
-    assert len(swath.open(url).append(ROWS)) == 100  # as soon as the other is dead
-    assert beside(url) == []
+def test_a_busy_store_is_waited_for_and_its_writer_named(place: Place, tmp_path: Path) -> None:
+    ingest(place, ROWS, chunk_rows=4, shard_rows=20, codec="lz4")
+    holder = start(_hold, place, tmp_path / "held")
+    try:
+        while not (tmp_path / "held").exists():
+            assert holder.is_alive()
+            time.sleep(0.005)
+        for call in (
+            lambda: open_store(place).append(ROWS, timeout=0.2),
+            lambda: open_store(place).repair(ROWS, timeout=0.2),
+        ):
+            begin = time.monotonic()
+            with pytest.raises(StoreBusyError, match=rf"Process {holder.pid} on .* is writing .*a\. Wait until"):
+                call()
+            assert 0.2 <= time.monotonic() - begin < 5
+        with pytest.raises(StoreBusyError, match=f"Process {holder.pid} "):
+            ingest(place, ROWS, overwrite=True)
+        threading.Timer(0.3, lambda: os.kill(holder.pid, signal.SIGKILL)).start()
+        assert len(open_store(place).append(ROWS)) == 100  # as soon as the other is dead
+        assert left(place) == []
+    finally:
+        holder.kill()
+        holder.join()
 
 
 def test_the_lock_of_a_dead_process_is_no_lock(url: Path) -> None:

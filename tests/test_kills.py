@@ -29,6 +29,8 @@ from faults import (
     start,
     undisturbed,
 )
+from places import LOCAL, PLACES, Place, ingest, left, open_store
+from servers import CONDITIONAL
 
 import swath
 
@@ -141,40 +143,40 @@ def test_another_iterator_that_begins_alike_is_not_taken_for_the_one_that_was_ki
         np.testing.assert_array_equal(swath.open(url).gather([0], window=len(wanted))[0], wanted)
 
 
-def _append_until(url: Path, stop: Path, seed: int) -> None:
+def _append_until(place: Place, stop: Path, seed: int) -> None:
     """Some rows at a time, so that the last shard is written again and again."""
     rng = np.random.default_rng(seed)
-    array = swath.open(url)
+    array = open_store(place)
     while not stop.exists():
         n = len(array)
         array.append(rows_of(np.arange(n, n + int(rng.integers(1, 8)))))
 
 
-def _swath_rows(url: Path) -> tuple[Callable[[int, int], Any], int]:
-    array = swath.open(url)
+def _swath_rows(place: Place) -> tuple[Callable[[int, int], Any], int]:
+    array = open_store(place)
     return lambda a, b: array.gather([a], window=b - a)[0], len(array)
 
 
-def _zarr_rows(url: Path) -> tuple[Callable[[int, int], Any], int]:
-    array: Any = zarr.open_array(url, mode="r")
+def _zarr_rows(place: Place) -> tuple[Callable[[int, int], Any], int]:
+    array: Any = zarr.open_array(place.for_zarr(), mode="r")
     return lambda a, b: array[a:b], array.shape[0]
 
 
-def _read(url: Path, by: str, opens: int, seed: int, report: Path) -> None:
+def _read(place: Place, by: str, opens: int, appended: int, seed: int, report: Path) -> None:
     """Open and read, so often and until some appends have been seen; write what was wrong."""
     rng = np.random.default_rng(seed)
     opened = _swath_rows if by == "swath" else _zarr_rows
     wrong: list[str] = []
-    kept, n_kept = opened(url)
+    kept, n_kept = opened(place)
     n_before, done = n_kept, 0
     deadline = time.monotonic() + _MOST_SECONDS
-    while done < opens or n_before < n_kept + 100:
+    while done < opens or n_before < n_kept + appended:
         done += 1
         if time.monotonic() > deadline:
             wrong.append(f"{n_before} rows after {_MOST_SECONDS} s")
             break
         try:
-            read, n = opened(url)
+            read, n = opened(place)
             if n < n_before:
                 wrong.append(f"{n} rows after {n_before}")
             n_before = n
@@ -188,30 +190,42 @@ def _read(url: Path, by: str, opens: int, seed: int, report: Path) -> None:
     report.write_text("\n".join([f"{done}", *wrong]))
 
 
-@pytest.mark.parametrize("codec", ["raw", "lz4"])
-def test_readers_see_whole_appends_while_one_process_appends(tmp_path: Path, codec: str, trials: int) -> None:
-    url, stop = tmp_path / "a", tmp_path / "stop"
-    n_old, opens = 50, 20 if trials == 1 else 1250
-    swath.ingest(rows_of(np.arange(n_old)), url, chunk_rows=4, shard_rows=40, codec=codec)  # type: ignore[arg-type]
-    writer = start(_append_until, url, stop, 0)
-    reports = [tmp_path / f"report-{k}" for k in range(4)]
-    readers = [start(_read, url, ["swath", "zarr"][k % 2], opens, k, report) for k, report in enumerate(reports)]
+@pytest.mark.parametrize(
+    ("where", "codec"), [(LOCAL, "raw"), (LOCAL, "lz4"), *zip(CONDITIONAL, ["raw", "lz4", "zstd"])]
+)
+def test_readers_see_whole_appends_while_one_process_appends(
+    tmp_path: Path, place_of_kind: Callable[[str], Place], where: str, codec: str, full: bool
+) -> None:
+    place, stop = place_of_kind(where), tmp_path / "stop"
+    n_old, count = 50, 4 if where == LOCAL else 2
+    if where == LOCAL:
+        opens, appended = 1250 if full else 20, 100
+    else:
+        opens, appended = 250 if full else 5, 100 if full else 10
+    ingest(place, rows_of(np.arange(n_old)), chunk_rows=4, shard_rows=40, codec=codec)
+    writer = start(_append_until, place, stop, 0)
+    reports = [tmp_path / f"report-{k}" for k in range(count)]
+    readers = [
+        start(_read, place, ["swath", "zarr"][k % 2], opens, appended, k, report) for k, report in enumerate(reports)
+    ]
     for each in readers:
         each.join()
     stop.touch()
     writer.join()
     assert writer.exitcode == 0
     found = [report.read_text().splitlines() for report in reports]
-    assert [wrong for _, *wrong in found] == [[]] * 4
-    assert sum(int(done) for done, *_ in found) >= 4 * opens
+    assert [wrong for _, *wrong in found] == [[]] * count
+    opened = sum(int(done) for done, *_ in found)
+    print(f"{where}, {codec}: {opened} opens, {len(open_store(place))} rows")
+    assert opened >= count * opens
 
 
 _BATCHES = 25
 
 
-def _append_batches(url: Path, me: int, batches: int, answered: Path, attempts: Path) -> None:
+def _append_batches(place: Place, me: int, batches: int, answered: Path, attempts: Path) -> None:
     """Append batches that none has had yet; say which are begun, and which were answered."""
-    array = swath.open(url)
+    array = open_store(place)
     while (done := answered.read_text().count("\n") if answered.exists() else 0) < batches:
         with attempts.open("a") as file:
             file.write("x")
@@ -224,37 +238,45 @@ def _append_batches(url: Path, me: int, batches: int, answered: Path, attempts: 
         assert done < batches
 
 
-def test_no_row_of_many_appenders_is_lost_or_doubled(tmp_path: Path, trials: int) -> None:
-    url, rng = tmp_path / "a", np.random.default_rng(trials)
-    batches = 3 if trials == 1 else _BATCHES
-    swath.ingest(rows_of(np.arange(1)), url, chunk_rows=4, shard_rows=40, codec="lz4")
-    files = [(tmp_path / f"answered-{me}", tmp_path / f"attempts-{me}") for me in range(8)]
-    running = [start(_append_batches, url, me, batches, *files[me]) for me in range(8)]
+@pytest.mark.parametrize("where", PLACES)
+def test_no_row_of_many_appenders_is_lost_or_doubled(
+    tmp_path: Path, place_of_kind: Callable[[str], Place], where: str, full: bool
+) -> None:
+    place, rng = place_of_kind(where), np.random.default_rng(full)
+    if where == LOCAL:
+        count, batches, pause_s, most_kills = 8, _BATCHES if full else 3, 0.25, 10**9
+    else:  # an append takes longer there than a process lives that is killed as often
+        count, batches, pause_s, most_kills = (8, 10, 1.0, 60) if full else (3, 2, 0.5, 4)
+    ingest(place, rows_of(np.arange(1)), chunk_rows=4, shard_rows=40, codec="lz4")
+    files = [(tmp_path / f"answered-{me}", tmp_path / f"attempts-{me}") for me in range(count)]
+    running = [start(_append_batches, place, me, batches, *files[me]) for me in range(count)]
     kills = 0
     while any(each.is_alive() for each in running):
-        time.sleep(rng.uniform(0, 0.25))
-        me = int(rng.integers(8))
-        if running[me].is_alive():
+        time.sleep(rng.uniform(0, pause_s))
+        me = int(rng.integers(count))
+        if running[me].is_alive() and kills < most_kills:
             running[me].kill()
             running[me].join()
             kills += running[me].exitcode != 0
         assert running[me].exitcode in (None, 0, -signal.SIGKILL)
         if running[me].exitcode:
-            running[me] = start(_append_batches, url, me, batches, *files[me])
-    for me in range(8):  # those that were killed and not begun again
+            running[me] = start(_append_batches, place, me, batches, *files[me])
+    for me in range(count):  # those that were killed and not begun again
         if running[me].exitcode:
-            start(_append_batches, url, me, batches, *files[me]).join()
+            start(_append_batches, place, me, batches, *files[me]).join()
     answered = {int(line) for each, _ in files for line in each.read_text().split()}
-    assert len(answered) == 8 * batches
-    assert kills > batches
-    stored = swath.open(url)
+    assert len(answered) == count * batches
+    assert kills > (batches if where == LOCAL else 0)
+    stored = open_store(place)
     ids = stored.gather([0], window=len(stored))[0][1:, 0] - 1
     np.testing.assert_array_equal(stored.gather([1], window=len(ids))[0], rows_of(ids))
     begins = np.flatnonzero(ids % 10 == 0)
     found = [int(each[0]) // 10 for each in np.split(ids, begins[1:])]
+    print(f"{where}: {kills} kills, {len(answered)} batches answered, {len(found)} there")
     assert len(found) == len(set(found)), "a batch is there twice"
     assert answered <= set(found), "a batch that was answered is lost"
     for attempt, each in zip(found, np.split(ids, begins[1:])):
         np.testing.assert_array_equal(each, attempt * 10 + np.arange(1 + attempt % 5))
     stored.append(rows_of(np.arange(3)))
-    assert beside(url) == []
+    assert stored.verify()
+    assert left(place) == []

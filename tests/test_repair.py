@@ -5,24 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from damaged import DAMAGES, FIRST, KINDS, LABELS, N_ROWS, ROWS, Target, damage_shard, flip, make_target
+from damaged import FIRST, LABELS, N_ROWS, ROWS, Target, damage_shard, make_target
+from places import LocalPlace, Place, contents, flip, open_group, open_store
 
 import swath
-from swath.commit import locked
+from swath.committing import locked
 from swath.errors import FormatError, MemoryLimitError, OptionError, SourceError, StoreBusyError
 from swath.layout import STAMP_BYTES
+from swath.storage import place_of
 
 HEAD_BYTES = 10 * 16 + 4 + STAMP_BYTES
-
-
-@pytest.fixture(params=KINDS)
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    return make_target(tmp_path, request.param)
 
 
 def _state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
@@ -34,35 +32,29 @@ def _state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
     }
 
 
-def _changed(before: dict[str, tuple[bytes, int, int]], after: dict[str, tuple[bytes, int, int]]) -> set[str]:
-    return {name for name in before | after if before.get(name) != after.get(name)}
-
-
-@pytest.mark.parametrize("what", DAMAGES)
 def test_what_is_damaged_is_as_it_was_and_the_rest_is_not_touched(target: Target, what: str) -> None:
-    sound = _state(target.root)
     names = damage_shard(target, what, np.random.default_rng(5))
-    damaged = _state(target.root)
-    mended = swath.open(target.array).repair([ROWS[:FIRST], ROWS[FIRST:]])
-    assert {damage.path for damage in mended} == names
-    after = _state(target.root)
-    assert _changed(damaged, after) == {str(Path(name).relative_to(target.root)) for name in names}
-    assert {name: state[0] for name, state in after.items()} == {name: state[0] for name, state in sound.items()}
-    assert swath.open(target.array).repair(ROWS) == ()
-    assert _state(target.root) == after
+    with target.root.written() as written:
+        mended = target.open().repair([ROWS[:FIRST], ROWS[FIRST:]])
+    assert {damage.path for damage in mended} == {target.path_of(name) for name in names}
+    assert written == names
+    assert contents(target.root) == target.sound
+    with target.root.written() as written:
+        assert target.open().repair(ROWS) == ()
+    assert written == set()
 
 
 def test_many_damages_at_once_are_mended(target: Target) -> None:
-    sound = _state(target.root)
-    flip(target.shard(0), 8 * HEAD_BYTES + 3)
-    flip(target.shard(0), 8 * target.shard(0).stat().st_size - 3)
-    target.shard(1).unlink()
-    with target.shard(2).open("ab") as file:
-        file.write(b"x")
-    (target.array / ".c.1.0.0123.tmp").write_bytes(b"of a repair that was killed")
-    mended = swath.open(target.array).repair(ROWS)
+    root, first = target.root, target.shard(0)
+    flip(root, first, 8 * HEAD_BYTES + 3)
+    flip(root, first, 8 * len(target.sound[first]) - 3)
+    root.remove(target.shard(1))
+    root.write(target.shard(2), target.sound[target.shard(2)] + b"x")
+    if target.is_local:
+        root.write(target.inside(".c.1.0.0123.tmp"), b"of a repair that was killed")
+    mended = target.open().repair(ROWS)
     assert [damage.rows for damage in mended] == [(0, 4), (36, 40), (40, 80), (N_ROWS, N_ROWS)]
-    assert {name: state[0] for name, state in _state(target.root).items()} == {k: v[0] for k, v in sound.items()}
+    assert contents(root) == target.sound
 
 
 def _off_by_one(row: int) -> np.ndarray[Any, Any]:
@@ -83,19 +75,18 @@ def _off_by_one(row: int) -> np.ndarray[Any, Any]:
     ],
 )
 def test_a_wrong_source_changes_nothing(target: Target, source: Any, message: str) -> None:
-    flip(target.shard(0), 8 * HEAD_BYTES)
-    flip(target.shard(2), 8 * HEAD_BYTES)
-    damaged = _state(target.root)
-    with pytest.raises(SourceError, match=message):
-        swath.open(target.array).repair(source)
-    assert _state(target.root) == damaged
+    flip(target.root, target.shard(0), 8 * HEAD_BYTES)
+    flip(target.root, target.shard(2), 8 * HEAD_BYTES)
+    with target.root.written() as written, pytest.raises(SourceError, match=message):
+        target.open().repair(source)
+    assert written == set()
 
 
 def test_a_repair_without_memory_is_refused_before_it_writes(tmp_path: Path) -> None:
     rows = np.arange(4_000_000.0).reshape(4000, 1000)
     a = swath.ingest(rows, tmp_path / "a", shard_rows=2000)
     (tmp_path / "a" / "c.0.0").unlink()
-    flip(tmp_path / "a" / "c.1.0", 8 * 40_000)
+    flip(LocalPlace(tmp_path / "a"), "c.1.0", 8 * 40_000)
     damaged = _state(tmp_path)
     with pytest.raises(MemoryLimitError, match=r"needs 6\d.* limit is 32.00 MiB"):
         a.repair(rows, memory_limit="32MiB")
@@ -110,9 +101,10 @@ def test_memory_stays_below_the_limit(tmp_path: Path, codec: Any) -> None:
     np.save(tmp_path / "rows.npy", rows)
     swath.ingest(rows, tmp_path / "a", shard_rows=4000, codec=codec)  # 32 MB
     for k in range(4):
-        flip(tmp_path / "a" / f"c.{k}.0", 8 * 70_000)
+        flip(LocalPlace(tmp_path / "a"), f"c.{k}.0", 8 * 70_000)
     program = """
 import sys, swath
+from collections.abc import Callable
 from pathlib import Path
 import swath.ingestion, swath.repair, zarr
 a = swath.open(sys.argv[1] + "/a")
@@ -131,41 +123,49 @@ print((status("VmHWM") - before) / 1024)
     assert "repair" in done.stderr
 
 
-def test_a_group_and_its_arrays_are_mended_alike(tmp_path: Path) -> None:
-    target = make_target(tmp_path, "group")
-    sound = {name: state[0] for name, state in _state(target.root).items()}
-    target.shard(1).unlink()
-    (target.root / "y" / "c.2").unlink()
-    (target.array / "zarr.json").write_text("{}")
-    g = swath.open_group(target.root)
+def test_a_group_and_its_arrays_are_mended_alike(place: Place) -> None:
+    target = make_target(place, "group")
+    place.remove(target.shard(1))
+    place.remove("y/c.2")
+    place.write("X/zarr.json", b"{}")
+    g = open_group(place)
     assert len(g.repair({"X": ROWS})["X"]) == 2
     assert [bool(found) for found in g.verify({"X": ROWS}).values()] == [True, False]
     labels = np.concatenate([LABELS[:FIRST], LABELS[: N_ROWS - FIRST]])
-    swath.open(target.root / "y").repair(labels)
-    assert {name: state[0] for name, state in _state(target.root).items()} == sound
+    open_store(place, "y").repair(labels)
+    assert contents(place) == target.sound
 
 
 @pytest.mark.parametrize("member", [False, True])
-def test_a_repair_waits_for_whoever_writes_the_group(tmp_path: Path, member: bool) -> None:
-    target = make_target(tmp_path, "group")
-    target.shard(0).unlink()
-    array = swath.open(target.array) if member else swath.open_group(target.root)["X"]
-    with locked(target.root, timeout=0), pytest.raises(StoreBusyError, match=f"is writing {target.root}"):
+def test_a_repair_waits_for_whoever_writes_the_group(
+    place: Place, member: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swath.commit_objects._RENEW_SECONDS", 0.2)
+    target = make_target(place, "group")
+    place.remove(target.shard(0))
+    array = target.open() if member else open_group(place)["X"]
+    with (
+        locked(place_of(place.url, place.options), timeout=0),
+        pytest.raises(StoreBusyError, match=f"is writing {place.url}"),
+    ):
         array.repair(ROWS, timeout=0.1)
     assert len(array.repair(ROWS)) == 1
     with pytest.raises(OptionError, match="is an array of a group"):
         array.append(ROWS)
 
 
-def test_an_array_of_a_group_whose_metadata_are_damaged_is_not_guessed_at(tmp_path: Path) -> None:
-    target = make_target(tmp_path, "group")
-    path = target.root / "zarr.json"
-    path.write_bytes(path.read_bytes().replace(b'"crc32c": ', b'"crc32c": 1', 1))
-    for call in (swath.open_group, swath.open):
-        with pytest.raises(FormatError, match=str(path)):
-            call(target.root)
-    with pytest.raises(FormatError, match=str(path)):
-        swath.open(target.array)
+def test_an_array_of_a_group_whose_metadata_are_damaged_is_not_guessed_at(place: Place) -> None:
+    make_target(place, "group")
+    encoded = place.read("zarr.json")
+    place.write("zarr.json", encoded.replace(b'"crc32c": ', b'"crc32c": 1', 1))
+    calls: list[Callable[[], object]] = [
+        lambda: open_group(place),
+        lambda: open_store(place),
+        lambda: open_store(place, "X"),
+    ]
+    for call in calls:
+        with pytest.raises(FormatError, match=f"{place.url}/zarr.json"):
+            call()
 
 
 def test_the_other_half_of_an_append_that_was_killed_is_mended_too(tmp_path: Path) -> None:

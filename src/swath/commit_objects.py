@@ -185,12 +185,15 @@ def appending(folder: ObjectFolder, files: Files, before: bytes) -> Iterator[Bui
 
 
 def settle(folder: ObjectFolder) -> bool:
-    """Whether the last append was committed and nobody was told, since it was killed. Only under the lease."""
+    """Whether the last append was committed and nobody was told, as it was killed: the arrays of a group are now. Only under the lease."""
     pending = pending_bytes(folder)
-    if not pending:
-        return False
-    folder.remove(_PENDING)
-    return pending == _committed(folder)[1]
+    is_done = pending != b"" and pending == _committed(folder)[1]
+    if is_done and is_group(pending):
+        for name, encoded in decode_group(pending, folder.url).items():
+            folder.within(name).put(METADATA, [memoryview(encoded)])
+    if pending:
+        folder.remove(_PENDING)
+    return is_done
 
 
 @contextlib.contextmanager
