@@ -17,7 +17,7 @@ _SOURCE = Path(swath.__file__).parent
 LAYERS = [
     {"errors"},
     {"memory", "windows", "layout", "dtypes"},
-    {"plan", "permutation"},
+    {"plan", "permutation", "population"},
     {"sampling"},
     {"checksum", "progress", "ahead", "buffers"},
     {"storage"},

@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 
 from swath.errors import OptionError, WindowError
 from swath.permutation import permuted, uniform
-from swath.sampling import (
-    Blocks,
-    Given,
-    Order,
-    Sampler,
-    Shuffled,
-    Uniform,
-    Weighted,
-    Windows,
-    sampler_of,
-    split_segments,
-    windows_within,
-)
+from swath.population import Given, Windows, windows_within
+from swath.sampling import Blocks, Order, Sampler, Shuffled, Uniform, Weighted, sampler_of, split_segments
 
 OPTIONS: dict[str, Any] = {
     "seed": 0,

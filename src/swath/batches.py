@@ -20,10 +20,11 @@ from swath.buffers import Buffers
 from swath.errors import OptionError
 from swath.gather import Direct, plan_for
 from swath.memory import Room, parse_bytes, resolve_limit
+from swath.population import Population
 from swath.progress import progress_bar
 from swath.recipe import Finish, Part, Recipe
 from swath.rows import Rows
-from swath.sampling import Order, Population, Shuffled, sampler_of
+from swath.sampling import Order, Shuffled, sampler_of
 from swath.windows import IntArray, check_window
 
 # Gathered ahead unless the caller says otherwise: enough that a gather of small batches is worth its threads.

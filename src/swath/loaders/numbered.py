@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from swath.array import RowArray
 from swath.errors import OptionError, WindowOutOfBoundsError
 from swath.group import RowGroup
-from swath.sampling import Population
+from swath.population import Population
 from swath.windows import as_array
 
 
