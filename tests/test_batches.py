@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -84,9 +85,16 @@ def test_any_batch_can_be_asked_for(a: swath.RowArray) -> None:
         assert batches.starts_at(k).tolist() == batches.starts.tolist()
     numbers = np.arange(batches.population.size)
     assert_same(batches.population.starts(numbers), np.r_[:293, 305:993])
-    for k in (-1, len(batches)):
-        with pytest.raises(OptionError, match=rf"k is {k}\. .* \[0, 2\]"):
-            batches.at(k)
+    bad: Any
+    for bad in (-1, len(batches), 1.5, None, True):
+        with pytest.raises(OptionError, match=rf"k is {bad}\. .* \[0, 2\]"):
+            batches.at(bad)
+    for bad in ((0, 0), (-1, 2), (3, 2), (None, 2), (0, 1.5)):
+        with pytest.raises(OptionError, match="Give whole numbers"):
+            batches.share(*bad)
+    bad = None
+    with pytest.raises(OptionError, match="The state is None"):
+        batches.load_state_dict(bad)
 
 
 def test_given_windows_come_in_batches(a: swath.RowArray) -> None:
@@ -123,6 +131,10 @@ def test_from_any_point_it_goes_on_as_it_would_have(a: swath.RowArray) -> None:
         ({"seed": 3}, "seed"),
         ({"batch_size": 31}, "batch_size"),
         ({"window": 9}, "windows"),
+        ({"columns": [0]}, "arrays"),
+        ({"dtype": "f4"}, "arrays"),
+        ({"order": Blocks(3)}, "order"),
+        ({"stride": 2}, "windows"),
         ({"rank": 1, "world_size": 2}, "world_size"),
         ({"starts": [1, 2, 3]}, "crc32"),
     ],
@@ -164,6 +176,17 @@ def test_an_error_loses_no_batch(a: swath.RowArray) -> None:
         ({"prefetch": "much"}, OptionError, "prefetch is 'much'"),
         ({"prefetch": -1}, OptionError, "prefetch is -1"),
         ({"segments": [3]}, OptionError, "numbers from 0 to 2"),
+        ({"prefetch": False}, OptionError, "prefetch is False"),
+        ({"prefetch": np.array([0, 1])}, OptionError, "prefetch is array"),
+        ({"order": "shuffled"}, OptionError, "order is 'shuffled'"),
+        ({"order": Blocks}, OptionError, "order is <class"),
+        ({"epochs": 2**62}, OptionError, "Choose fewer"),
+        ({"epochs": 2**63}, OptionError, "epochs is 9223372036854775808"),
+        ({"stride": 10**30}, OptionError, "stride is"),
+        ({"transform": "x"}, OptionError, "transform is 'x'"),
+        ({"dtype": "S"}, OptionError, r"dtype is \|S0"),
+        ({"dtype": {"X": "f4"}}, OptionError, "one array, without a name"),
+        ({"columns": {"": [0]}}, OptionError, "one array, without a name"),
         ({"segments": [0], "across_segments": True}, OptionError, "Leave one of them out"),
         ({"rank": 2, "world_size": 2}, OptionError, "rank is 2, but world_size is 2"),
         ({"rank": True}, OptionError, "rank is True"),
@@ -209,7 +232,7 @@ class Recorded:
 def test_so_many_are_gathered_ahead(a: swath.RowArray, prefetch: int | str | None, ahead: int) -> None:
     """A batch of 8 windows of 8 rows of 24 bytes has 1,536 bytes: of 9,000 bytes 5 batches, two of which are gathered in one go."""
     size = 30 if prefetch is None else 8
-    seen = Recorded()
+    seen, before = Recorded(), set(threading.enumerate())
     batches = a.batches(size, prefetch=prefetch, transform=seen)
     whole = len(batches)
     for k in range(1, 4):
@@ -221,13 +244,12 @@ def test_so_many_are_gathered_ahead(a: swath.RowArray, prefetch: int | str | Non
         time.sleep(0.05)
         assert len(seen.threads) == wanted
     assert (threading.get_ident() in seen.threads) is (ahead == 0)
-    for name in ("swath-ahead",) if ahead else ():
-        assert any(thread.name == name for thread in threading.enumerate())
+    assert len(set(threading.enumerate()) - before) == (ahead > 0)
     del batches
     deadline = time.monotonic() + 20
-    while any(thread.name == "swath-ahead" for thread in threading.enumerate()) and time.monotonic() < deadline:
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not [thread for thread in threading.enumerate() if thread.name == "swath-ahead"]
+    assert not left
 
 
 @given(
@@ -378,19 +400,69 @@ def test_a_value_too_large_for_the_dtype_is_an_error(tmp_path: Path) -> None:
             next(batches)
 
 
-@pytest.mark.parametrize("limit", [60_000_000, 20_000_000])
-def test_what_is_gathered_ahead_keeps_to_the_limit(tmp_path: Path, limit: int) -> None:
-    """Batches of 4 MB: as many as fit are gathered ahead, and none of what would not fit is refused."""
-    rows = np.zeros((4000, 5000), np.int8)
-    a = swath.ingest(rows, tmp_path / "a", window=8)
-    seen = Recorded()
-    batches = a.batches(100, prefetch="1GB", memory_limit=limit, transform=seen, dtype="i4" if limit > 3e7 else None)
-    next(batches)
-    time.sleep(1)
-    fitting = limit // (100 * 8 * 5000 * (4 if limit > 3e7 else 1))
-    assert 1 <= len(seen.threads) <= fitting
-    with pytest.raises(MemoryLimitError):
-        a.batches(10**4, memory_limit=limit)
+@pytest.mark.parametrize("limit", [150_000_000, 60_000_000, 30_000_000])
+@pytest.mark.parametrize("dtype", [None, "f4"])
+@pytest.mark.parametrize("prefetch", ["1GB", None, 0])
+def test_memory_keeps_to_the_limit(tmp_path: Path, limit: int, dtype: str | None, prefetch: str | int | None) -> None:
+    """By what numpy has allocated at most in a loop over batches of 2 MB and some small arrays beside them."""
+    rows = np.arange(4000 * 2500, dtype=np.int16).reshape(4000, 2500)
+    small = {f"y{k}": np.arange(4000.0) for k in range(6)}
+    g = swath.ingest_group({"X": rows, **small}, tmp_path / "g", window=8)
+    wanted = {"X": dtype} if dtype else None
+    next(g.batches(50, dtype=wanted))  # what is imported and cached counts for nothing
+    tracemalloc.start()
+    try:
+        for k, batch in enumerate(g.batches(50, prefetch=prefetch, memory_limit=limit, dtype=wanted, stride=2)):
+            assert batch["X"].shape[1:] == (8, 2500)
+            if not k % 10:
+                time.sleep(0.05)  # all that may be is gathered ahead
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit
+    with pytest.raises(MemoryLimitError, match="Choose a smaller batch_size"):
+        g.batches(10**4, memory_limit=limit)
+
+
+def test_a_transform_may_refer_to_who_holds_the_batches(a: swath.RowArray) -> None:
+    """Dropped, they are collected, and no thread stays."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.batches = a.batches(10, transform=self.transform)
+            next(self.batches)
+
+        def transform(self, batch: Any) -> Any:
+            return batch
+
+    before = set(threading.enumerate())
+    for _ in range(5):
+        Owner()
+    deadline = time.monotonic() + 20
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert not left
+
+
+def test_what_was_given_may_be_changed_afterwards(a: swath.RowArray) -> None:
+    columns = np.array([0, 2])
+    batches = a.batches(50, columns=columns)
+    columns[:] = 1
+    assert_same(next(batches), expected(ROWS, batches.starts, 8)[..., [0, 2]])
+
+
+def test_numbers_of_numpy_are_numbers(a: swath.RowArray) -> None:
+    options: dict[str, Any] = {
+        "epochs": np.uint8(3),
+        "seed": np.int64(5),
+        "rank": np.uint8(1),
+        "world_size": np.uint8(2),
+    }
+    batches = a.batches(np.uint8(7), **options, order=Blocks(np.int64(3), np.uint8(2)), drop_last=True)  # type: ignore[arg-type]
+    assert len(batches) == 981 // 7 // 2 * 3
+    state = json.loads(json.dumps(batches.state_dict()))
+    batches.load_state_dict(state)
 
 
 def test_groups_have_options_by_name(tmp_path: Path) -> None:

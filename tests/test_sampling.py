@@ -187,6 +187,18 @@ def test_weights_are_kept_for_segments_and_evenly_within() -> None:
     assert_even(seen[expected > 0], 100_000 * expected[expected > 0])
 
 
+def test_weights_may_be_huge() -> None:
+    windows = windows_within(np.array([[0, 10], [10, 20]]), 4)
+    numbers = Weighted([1e308, 1e308]).numbers(np.arange(1000), windows, 0, 0)
+    assert np.bincount(numbers, minlength=14).min() > 20
+
+
+def test_a_seed_is_no_epoch_of_another() -> None:
+    positions = np.arange(2000)
+    draws = [permuted(positions, 2000, *each).tolist() for each in ((2**32, 0), (0, 1), (2**64, 0), (1, 0), (0, 2**32))]
+    assert len({tuple(draw) for draw in draws}) == 5
+
+
 def test_weights_are_kept_for_given_windows() -> None:
     order = Weighted(np.arange(5), windows=50_000)
     assert order.draws(5) == 50_000
@@ -319,6 +331,9 @@ def test_a_split_is_of_its_seed() -> None:
         (lambda: split_segments([[0, 9]], (0.5, 0.4)), "add up to 1"),
         (lambda: split_segments([[0, 9]], (1.5, -0.5)), "add up to 1"),
         (lambda: split_segments([[0, 9]], (1.0,), seed=-1), "seed is -1"),
+        (lambda: split_segments([[0, 9]], "ab"), "fractions are 'ab'"),  # type: ignore[arg-type]
+        (lambda: Blocks(2**31 + 1), "block is"),
+        (lambda: Uniform(2**61), "windows is"),
     ],
 )
 def test_what_means_nothing_is_refused(make: Any, message: str) -> None:

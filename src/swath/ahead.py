@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+# The thread looks this often whether it is wanted still: a signal may be lost where the collector drops its iterator in itself.
+_LOOK_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
@@ -42,13 +45,15 @@ class _Line:
 class Ahead[T](Iterator[T]):
     """Carries an iterator on in a thread, while at most ``room`` of its items wait to be taken.
 
-    The thread ends with the iterator, or when nobody holds this any more; it is a daemon, so that the process may end before it. After
-    an error, which is raised where the item would have come, there are no more.
+    The thread ends with the iterator, or when nobody holds this any more: while it waits it holds neither, since items may refer to who
+    holds this. It is a daemon, so that the process may end before it. After an error, which is raised where the item would have come,
+    there are no more.
     """
 
     def __init__(self, items: Iterator[T], room: int) -> None:
+        self.items = items
         self._line = line = _Line(room)
-        threading.Thread(target=_carry_on, args=(items, line), daemon=True, name="swath-ahead").start()
+        threading.Thread(target=_carry_on, args=(weakref.ref(self), line), daemon=True, name="swath-ahead").start()
         self.close = weakref.finalize(self, line.close)
         """End the thread, as soon as it is done with the item that it makes."""
 
@@ -68,17 +73,19 @@ class Ahead[T](Iterator[T]):
         return item  # type: ignore[no-any-return]
 
 
-def _carry_on(items: Iterator[Any], line: _Line) -> None:
+def _carry_on(here: weakref.ref[Ahead[Any]], line: _Line) -> None:
     is_last = False
     while not is_last:
         with line.changed:
             while len(line.items) > line.room and not line.is_over:
-                line.changed.wait()
+                line.changed.wait(_LOOK_SECONDS)
             if line.is_over:
                 return
-        item: Any
+        ahead, item = here(), None
+        if ahead is None:
+            return
         try:
-            item = next(items)
+            item = next(ahead.items)
         except StopIteration:
             item, is_last = _Ended(), True
         except BaseException as error:
@@ -87,4 +94,4 @@ def _carry_on(items: Iterator[Any], line: _Line) -> None:
             if not line.is_over:
                 line.items.append(item)
                 line.changed.notify_all()
-        del item  # else it is held here while the next one is made
+        del item, ahead  # else they are held here while the next one is made

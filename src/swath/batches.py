@@ -6,7 +6,6 @@ A few batches are gathered in one go (a unit), ahead of the caller, into memory 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,18 +16,21 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from swath.ahead import Ahead
 from swath.buffers import Buffers
-from swath.errors import OptionError
+from swath.errors import MemoryLimitError, OptionError
 from swath.gather import Direct, plan_for
-from swath.memory import Room, parse_bytes, resolve_limit
+from swath.memory import Room, format_bytes, parse_bytes, resolve_limit
 from swath.population import Population
 from swath.progress import progress_bar
 from swath.recipe import Finish, Part, Recipe
 from swath.rows import Rows
-from swath.sampling import Order, Shuffled, sampler_of
+from swath.sampling import Order, Shuffled, is_whole, sampler_of
 from swath.windows import IntArray, check_window
 
 # Gathered ahead unless the caller says otherwise: enough that a gather of small batches is worth its threads.
 _USUAL_BYTES = 2**25
+
+# And never more, however small they are: each has objects of its own.
+_MOST_AHEAD = 256
 
 
 class BatchOptions(TypedDict, total=False):
@@ -92,14 +94,14 @@ class Batches[T](Iterator[T]):
             There are not so many.
         """
         starts, recipe = self.starts_at(k), self._recipe
-        batch: T = recipe.finish(recipe.read(starts, Buffers(1), Buffers(1)))
+        new = {name: Buffers(1) for name in recipe.parts}
+        batch: T = recipe.finish(recipe.read(starts, new, {name: Buffers(1) for name in recipe.parts}))
         return batch
 
     @property
     def most_windows(self) -> int:
         """Windows of the largest batch."""
-        sampler = self._recipe.sampler
-        return min(sampler.batch_size, sampler.order.draws(sampler.population.size))
+        return self._recipe.sampler.most_windows
 
     @property
     def is_transformed(self) -> bool:
@@ -133,8 +135,8 @@ class Batches[T](Iterator[T]):
         OptionError
             There are not so many.
         """
-        if not 0 <= k < len(self):
-            raise OptionError(f"k is {k}. Give a whole number in [0, {len(self) - 1}].")
+        if not is_whole(k) or not 0 <= k < len(self):
+            raise OptionError(f"k is {k!r}. Give a whole number in [0, {len(self) - 1}].")
         return self._recipe.sampler.starts(k)
 
     def __next__(self) -> T:
@@ -160,26 +162,35 @@ class Batches[T](Iterator[T]):
         if self._progress is not False:
             total, done = len(self) * recipe.batch_bytes, self._next * recipe.batch_bytes
             self._advance = self._bar.enter_context(progress_bar("Batches", total, self._progress, done=done))
-        # The caller has one unit, and one is read, or some wait: of each array.
-        buffers = Buffers((self._ahead // unit + 2) * len(recipe.parts))
-        batches = recipe.batches_from(self._next, buffers)
+        # The caller has one unit, one is read, and some wait.
+        batches = recipe.batches_from(self._next, self._ahead // unit + 2)
         return Ahead(batches, self._ahead - unit) if self._ahead else batches
 
     def close(self) -> None:
         """Give back the memory of what was gathered ahead. Batches can be carried on with."""
-        if isinstance(self._coming, Ahead) and self._pid == os.getpid():
+        if self._pid != os.getpid():
+            self._restart()  # the bar too has a lock
+        if isinstance(self._coming, Ahead):
             self._coming.close()
         self._coming = None
         self._bar.close()
 
     def share(self, k: int, n: int) -> Batches[T]:
-        """Every ``n``-th of these batches from ``k`` on, for one of ``n`` workers which take turns; from the first on."""
+        """Every ``n``-th of these batches from ``k`` on, for one of ``n`` workers which take turns; from the first on.
+
+        Raises
+        ------
+        OptionError
+            There is no such worker.
+        """
+        if not is_whole(k) or not is_whole(n) or not 0 <= k < n:
+            raise OptionError(f"k is {k!r} and n is {n!r}. Give whole numbers, k from 0 on and below n.")
         recipe = replace(self._recipe, sampler=self._recipe.sampler.share(k, n))
         return Batches(recipe, self._ahead, self._progress)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is, as JSON values."""
-        return {"next": self._next, **self._recipe.sampler.identity}
+        return {"next": self._next, **self._recipe.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where another was, that was made with the same arguments.
@@ -189,18 +200,20 @@ class Batches[T](Iterator[T]):
         OptionError
             It was made with others.
         """
-        own = self._recipe.sampler.identity
+        own = self._recipe.identity
+        if not isinstance(state, Mapping):
+            raise OptionError(f"The state is {state!r}. Give one that state_dict() returned.")
         others = {name: state.get(name) for name in own if state.get(name) != own[name]}
         if others:
             mine = {name: own[name] for name in others}
             raise OptionError(
                 f"The state is that of batches with {others}, but these have {mine}. Make them as those were made."
             )
-        k = state.get("next")
-        if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= len(self):
+        k: Any = state.get("next")
+        if not is_whole(k) or not 0 <= k <= len(self):
             raise OptionError(f"The state has next={k!r}. Give one that state_dict() returned.")
         self.close()
-        self._next = k
+        self._next = int(k)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self._recipe, self._ahead, self._progress, self._next, self.starts
@@ -261,14 +274,16 @@ def batches_of(
         stride=stride,
         drop_last=drop_last,
     )
+    if transform is not None and not callable(transform):
+        raise OptionError(f"transform is {transform!r}. Give a function of a batch.")
     limit = resolve_limit(memory_limit)
+    kept, dtypes = _by_name("columns", columns, arrays, is_group), _by_name("dtype", dtype, arrays, is_group)
     parts = {}
     for name, rows in arrays.items():
-        kept = columns.get(name) if isinstance(columns, Mapping) else columns
-        wanted: Any = dtype.get(name) if isinstance(dtype, Mapping) else dtype
-        plan = plan_for(rows, [], window, kept, limit=limit)
+        plan = plan_for(rows, [], window, kept[name], limit=limit)
         direct: Direct = "always" if plan.direct else "never"
-        parts[name] = Part(rows, window, kept, plan.batch_shape[1:], _check_dtype(wanted, rows.layout.dtype), direct)
+        wanted = _check_dtype(dtypes[name], rows.layout.dtype)
+        parts[name] = Part(rows, window, plan.columns, plan.batch_shape[1:], wanted, direct)
     recipe = Recipe(sampler, parts, Finish(is_group, transform), 1, limit)
     return _fitted(recipe, prefetch, limit, progress)
 
@@ -285,26 +300,45 @@ def _fitted(recipe: Recipe, prefetch: int | str | None, limit: Room, progress: b
     """
     sampler, parts = recipe.sampler, recipe.parts
     batch_bytes = max(1, recipe.batch_bytes)
+    raw_bytes = sampler.most_windows * sum(part.raw_bytes for part in parts.values())
     if prefetch is None:
         ahead = max(batch_bytes, _USUAL_BYTES) // batch_bytes
+    elif is_whole(prefetch) and prefetch == 0:
+        ahead = 0
     else:
-        ahead = 0 if prefetch == 0 else parse_bytes(prefetch, "prefetch") // batch_bytes
-    raw_bytes = sampler.batch_size * sum(part.raw_bytes for part in parts.values())
-    ahead = min(ahead, len(sampler))
-    while ahead:
+        ahead = parse_bytes(prefetch, "prefetch") // batch_bytes
+    ahead = min(ahead, len(sampler), _MOST_AHEAD)
+    while True:
         unit = 1 << (max(1, ahead // 2).bit_length() - 1)
-        left = Room(limit.n_bytes - (ahead + unit) * batch_bytes - unit * raw_bytes, limit.bound_by)
-        if left.n_bytes > 0:
-            starts = np.concatenate([sampler.starts(k) for k in range(min(unit, len(sampler)))])
-            if all(part.plan(starts, left).cost.total <= left.n_bytes for part in parts.values()):
-                return Batches(replace(recipe, unit=unit, limit=left), ahead, progress)
+        # The caller has one unit, if only the last batch of it, while the next is gathered.
+        held = min(ahead + 2 * unit, len(sampler)) * batch_bytes + unit * raw_bytes
+        left = Room(max(0, limit.n_bytes - held), limit.bound_by)
+        some = [sampler.starts(k) for k in range(min(unit, len(sampler)))] or [np.empty(0, np.int64)]
+        beside = max(part.plan(np.concatenate(some), left).cost.total for part in parts.values())
+        if held + beside <= limit.n_bytes:
+            return Batches(replace(recipe, unit=unit, limit=left), ahead, progress)
+        if not ahead:
+            raise MemoryLimitError(
+                f"A batch of {sampler.most_windows:,} windows takes {format_bytes(batch_bytes)}. With the one before it, which the "
+                f"caller still has, and what a gather takes, that is {format_bytes(held + beside)}, but the limit is "
+                f"{format_bytes(limit.n_bytes)} ({limit.bound_by}). Choose a smaller batch_size, columns=, or raise memory_limit."
+            )
         ahead //= 2
-    starts = sampler.starts(0) if len(sampler) else np.empty(0, np.int64)
-    for part in parts.values():
-        stored = starts.size * math.prod(part.shape) * part.rows.layout.dtype.itemsize
-        others = Room(max(0, limit.n_bytes - batch_bytes - raw_bytes + stored), limit.bound_by)
-        part.plan(starts, others, batch_in_memory=True).check(others)
-    return Batches(replace(recipe, limit=Room(limit.n_bytes - batch_bytes - raw_bytes, limit.bound_by)), 0, progress)
+
+
+def _by_name(name: str, option: Any, arrays: Mapping[str, Rows], is_group: bool) -> dict[str, Any]:
+    """An option for each array: the same for all, or those that a dict has.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not isinstance(option, Mapping):
+        return dict.fromkeys(arrays, option)
+    if not is_group or not option.keys() <= arrays.keys():
+        known = f"arrays {sorted(arrays)}" if is_group else "one array, without a name"
+        raise OptionError(f"{name} is {dict(option)!r}, but there is {known}. Give it by names that there are.")
+    return {each: option.get(each) for each in arrays}
 
 
 def _check_dtype(wanted: DTypeLike | None, stored: np.dtype[Any]) -> np.dtype[Any]:
@@ -321,7 +355,7 @@ def _check_dtype(wanted: DTypeLike | None, stored: np.dtype[Any]) -> np.dtype[An
     except TypeError as error:
         raise OptionError(f"dtype is {wanted!r}, which is none ({error}). Give one such as 'float32'.") from None
     rounds = (dtype.kind == "f" and stored.kind in "biuf") or (dtype.kind == "c" and stored.kind in "biufc")
-    if dtype.hasobject or not (rounds or np.can_cast(stored, dtype, "safe")):
+    if dtype.hasobject or not dtype.itemsize or not (rounds or np.can_cast(stored, dtype, "safe")):
         raise OptionError(
             f"dtype is {dtype}, which does not hold all values of {stored}. Choose a float or a larger dtype, or cast in transform=."
         )

@@ -31,7 +31,7 @@ def permuted(positions: IntArray, n: int, seed: int, epoch: int) -> IntArray:
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     # Numpy promises that its words stay as they are.
-    random = np.random.SeedSequence([seed, epoch])
+    random = np.random.SeedSequence(seed, spawn_key=(epoch,))
     if n <= _FEW:
         return np.argsort(random.generate_state(n, np.uint64), kind="stable")[positions]
     bits = (n - 1).bit_length()
@@ -53,7 +53,7 @@ def uniform(positions: IntArray, seed: int, epoch: int, stream: int) -> NDArray[
     >>> float(uniform(np.arange(10_000), seed=0, epoch=0, stream=0).mean().round(1))
     0.5
     """
-    key = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)
+    key = np.random.SeedSequence(seed, spawn_key=(epoch, stream)).generate_state(1, np.uint64)
     words = _mixed(key + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

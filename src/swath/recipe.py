@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +40,25 @@ class Part:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def identity(self) -> list[Any]:
+        """What a window is, as JSON values."""
+        kept = zlib.crc32(self.columns) if isinstance(self.columns, np.ndarray) else repr(self.columns)
+        return [self.window, kept, str(self.dtype)]
+
+    @property
     def raw_bytes(self) -> int:
         """Of one window as it is read, where that is not how the caller gets it; else 0."""
         stored = self.rows.layout.dtype
         return 0 if stored == self.dtype else math.prod(self.shape) * stored.itemsize
 
-    def plan(self, starts: IntArray, limit: Room, *, batch_in_memory: bool = False) -> Plan:
-        """What a gather of some windows would read."""
+    def plan(self, starts: IntArray, limit: Room) -> Plan:
+        """What a gather of some windows would read and take beside them."""
         return plan_for(
             self.rows,
             starts,
             self.window,
             self.columns,
-            batch_in_memory=batch_in_memory,
+            batch_in_memory=False,
             limit=limit,
             direct=self.direct,
         )
@@ -105,13 +112,19 @@ class Recipe:
     """Of the scratch of a gather."""
 
     @property
-    def batch_bytes(self) -> int:
-        """Of a whole batch."""
-        return self.sampler.batch_size * sum(part.window_bytes for part in self.parts.values())
+    def identity(self) -> dict[str, Any]:
+        """What decides which windows come, and what they are, as JSON values."""
+        return {**self.sampler.identity, "arrays": {name: part.identity for name, part in self.parts.items()}}
 
-    def batches_from(self, k: int, buffers: Buffers) -> Iterator[tuple[IntArray, Any]]:
-        """Batches of the sampler from ``k`` on, with their starts."""
-        scratch = Buffers(len(self.parts))
+    @property
+    def batch_bytes(self) -> int:
+        """Of the largest batch."""
+        return self.sampler.most_windows * sum(part.window_bytes for part in self.parts.values())
+
+    def batches_from(self, k: int, units: int) -> Iterator[tuple[IntArray, Any]]:
+        """Batches of the sampler from ``k`` on, with their starts. So many units may be in use."""
+        buffers = {name: Buffers(units) for name in self.parts}
+        scratch = {name: Buffers(1) for name in self.parts}
         failed = k
         while k < len(self.sampler):
             # One at first, so that it comes soon; then two, four and so on, up to whole units, wherever one begins.
@@ -132,12 +145,14 @@ class Recipe:
             k += n
             del arrays  # else its buffer is in use
 
-    def read(self, starts: IntArray, buffers: Buffers, scratch: Buffers) -> dict[str, NDArray[Any]]:
-        """Windows of each array, in buffers."""
+    def read(
+        self, starts: IntArray, buffers: Mapping[str, Buffers], scratch: Mapping[str, Buffers]
+    ) -> dict[str, NDArray[Any]]:
+        """Windows of each array, each in buffers of its own."""
         arrays = {}
         for name, part in self.parts.items():
             shape = (starts.size, *part.shape)
-            out = buffers.take(starts.size * part.window_bytes).view(part.dtype).reshape(shape)
-            part.read(starts, out, self.limit, scratch)
+            out = buffers[name].take(starts.size * part.window_bytes).view(part.dtype).reshape(shape)
+            part.read(starts, out, self.limit, scratch[name])
             arrays[name] = out
         return arrays

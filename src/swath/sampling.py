@@ -93,8 +93,8 @@ class Blocks:
     block
         Windows of a block, one after another as they lie. Each epoch cuts them at other places.
     mix
-        Blocks whose windows are shuffled among one another. They are read once if ``prefetch`` of `RowArray.batches` has room
-        for all of them.
+        Blocks whose windows are shuffled among one another. They are read once where ``prefetch`` of `RowArray.batches` has room
+        for twice as many, and one rank has them all.
 
     Notes
     -----
@@ -106,8 +106,8 @@ class Blocks:
     mix: int = 1
 
     def __post_init__(self) -> None:
-        _check_number("block", self.block, 1)
-        _check_number("mix", self.mix, 1)
+        object.__setattr__(self, "block", _checked("block", self.block, 1, 2**31))
+        object.__setattr__(self, "mix", _checked("mix", self.mix, 1, 2**31))
 
     @property
     def identity(self) -> str:
@@ -151,7 +151,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if self.windows is not None:
-            _check_number("windows", self.windows, 1)
+            object.__setattr__(self, "windows", _checked("windows", self.windows, 1, 2**60))
 
     @property
     def identity(self) -> str:
@@ -188,7 +188,7 @@ class Weighted:
 
     def __post_init__(self) -> None:
         if self.windows is not None:
-            _check_number("windows", self.windows, 1)
+            object.__setattr__(self, "windows", _checked("windows", self.windows, 1, 2**60))
         weights = as_array(self.weights)
         if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not weights.size:
             raise OptionError(f"weights have shape {weights.shape} and dtype {weights.dtype}. Give a list of numbers.")
@@ -200,7 +200,8 @@ class Weighted:
     @cached_property
     def _shares(self) -> NDArray[np.float64]:
         """(k,) ascending to 1."""
-        sums = np.cumsum(as_array(self.weights), dtype=np.float64)
+        weights = as_array(self.weights).astype(np.float64)
+        sums = np.cumsum(weights / weights.max())
         shares: NDArray[np.float64] = sums / sums[-1]
         return shares
 
@@ -271,10 +272,14 @@ def split_segments(segments: ArrayLike, fractions: Sequence[float], *, seed: int
     >>> sorted([*train.tolist(), *validation.tolist()])
     [0, 1, 2]
     """
-    ranges, parts = as_array(segments), np.asarray(fractions, np.float64)
+    ranges = as_array(segments)
+    try:
+        parts = np.asarray(fractions, np.float64)
+    except (TypeError, ValueError):
+        parts = np.empty(0)
     if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in "iu":
         raise OptionError(f"segments have shape {ranges.shape}. Give (k, 2) rows, as a.segments is.")
-    _check_number("seed", seed, 0)
+    seed = _checked("seed", seed, 0)
     if parts.ndim != 1 or not parts.size or not (parts > 0).all() or not np.isclose(parts.sum(), 1):
         raise OptionError(f"fractions are {fractions!r}. Give positive numbers that add up to 1, one for each part.")
     order = permuted(np.arange(len(ranges)), len(ranges), seed, 0)
@@ -315,6 +320,11 @@ class Sampler:
         n = self.order.draws(self.population.size)
         positions = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, n))
         return self.population.starts(self.order.numbers(positions, self.population, self.seed, self.epoch + epoch))
+
+    @property
+    def most_windows(self) -> int:
+        """Windows of the largest batch."""
+        return min(self.batch_size, self.order.draws(self.population.size))
 
     def share(self, k: int, n: int) -> Sampler:
         """Every ``n``-th batch of this rank from ``k`` on: for one of several workers, which take turns."""
@@ -366,13 +376,15 @@ def sampler_of(
     WindowError
         No segment has a window.
     """
-    _check_number("batch_size", batch_size, 1)
-    for name, value in {"epoch": epoch, "rank": rank, "seed": 0 if seed is None else seed}.items():
-        _check_number(name, value, 0)
-    for name, value in {"epochs": epochs, "world_size": world_size, "stride": stride}.items():
-        _check_number(name, value, 1)
+    batch_size = _checked("batch_size", batch_size, 1)
+    seed = None if seed is None else _checked("seed", seed, 0)
+    epoch, epochs = _checked("epoch", epoch, 0, 2**62), _checked("epochs", epochs, 1, 2**62)
+    rank, world_size = _checked("rank", rank, 0), _checked("world_size", world_size, 1, 2**31)
+    stride = _checked("stride", stride, 1, 2**60)
     if rank >= world_size:
         raise OptionError(f"rank is {rank}, but world_size is {world_size}. Give a rank below it.")
+    if isinstance(order, type) or not all(hasattr(order, name) for name in ("identity", "check", "draws", "numbers")):
+        raise OptionError(f"order is {order!r}. Give one of those in swath.sampling, such as Shuffled().")
     if seed is None:
         if order != Shuffled():
             raise OptionError(f"seed is None, for windows as they lie, but order is {order.identity}. Give a seed.")
@@ -381,15 +393,9 @@ def sampler_of(
     order.check(population)
     n = order.draws(population.size)
     batches = n // batch_size // world_size * world_size if drop_last else -(-n // batch_size)
-    return Sampler(
-        population,
-        order,
-        int(batch_size),
-        int(seed or 0),
-        int(epoch),
-        batches,
-        range(rank, batches * epochs, world_size),
-    )
+    if batches * epochs >= 2**63:
+        raise OptionError(f"{epochs:,} epochs are {batches * epochs:,} batches. Choose fewer.")
+    return Sampler(population, order, batch_size, seed or 0, epoch, batches, range(rank, batches * epochs, world_size))
 
 
 def _population(
@@ -409,6 +415,14 @@ def _population(
     return windows_within(segments, window, stride)
 
 
-def _check_number(name: str, value: object, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise OptionError(f"{name} is {value!r}. Give a whole number, at least {least}.")
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _checked(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A number as Python has it: those of numpy overflow."""
+    if not is_whole(value) or value < least or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise OptionError(f"{name} is {value!r}. Give a whole number, {bounds}.")
+    return int(value)

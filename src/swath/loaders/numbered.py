@@ -84,7 +84,9 @@ def numbered(
     window: int | None,
     columns: Any,
     memory_limit: int | str | None,
-    **options: Any,
+    segments: ArrayLike | None = None,
+    across_segments: bool = False,
+    stride: int = 1,
 ) -> Numbered:
     """The windows that ``rows.batches`` would draw from.
 
@@ -94,8 +96,14 @@ def numbered(
     """
     arrays = arrays_of(rows)
     size = next(iter(arrays.values())).window if window is None else window
-    how = {"window": size, "columns": columns, "memory_limit": memory_limit}
-    population = rows.batches(1, seed=None, starts=starts, **how, **options).population
+    how: dict[str, Any] = {"window": size, "columns": columns, "memory_limit": memory_limit}
+    choice: dict[str, Any] = {
+        "starts": starts,
+        "segments": segments,
+        "across_segments": across_segments,
+        "stride": stride,
+    }
+    population = rows.batches(1, seed=None, prefetch=0, **choice, **how).population
     shapes = {name: a.plan([], window=size, columns=columns).batch_shape[1:] for name, a in arrays.items()}
     return Numbered(arrays, shapes, population, how)
 

@@ -41,7 +41,7 @@ class Windows(Dataset):
     starts, window, columns, memory_limit
         As in `RowArray.batches`.
     options
-        Further ones of `RowArray.batches` that choose windows, such as ``across_segments``.
+        ``segments``, ``across_segments`` and ``stride``, as in `RowArray.batches`.
 
     Raises
     ------
