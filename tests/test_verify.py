@@ -145,7 +145,8 @@ def test_a_read_without_checksums_believes_no_other_shard(target: Target, what: 
         error = outcome(call)
         assert error is None or any(target.path_of(name) in str(error) for name in names)
         errors += error is not None
-    assert errors == (0 if what == "cut by a byte" else 2)  # that byte was of the last checksum
+    # That byte was of the last checksum. What is encoded is fetched with it.
+    assert errors == (0 if what == "cut by a byte" and target.kind not in ("lz4", "zstd") else 2)
 
 
 @pytest.mark.parametrize("direct", ["always", "never"])

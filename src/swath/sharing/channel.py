@@ -63,7 +63,7 @@ def open_process(pid: int) -> int | None:
 
 def send(connection: socket.socket, message: dict[str, Any], *descriptors: int) -> bool:
     """Send a message, and say whether it went out; where it did not, the next `receive` says why."""
-    text = json.dumps(message).encode()
+    text = json.dumps(message, ensure_ascii=False).encode()
     try:
         socket.send_fds(connection, [text], descriptors, socket.MSG_NOSIGNAL)
     except OSError:
@@ -134,6 +134,16 @@ def wait_for(seconds: float | None, *descriptors: int | None) -> bool:
     return bool(poll.poll(None if seconds is None else max(0, seconds) * 1000))
 
 
+def hang_up(connection: socket.socket) -> None:
+    """Let the other know: a child that was forked has the socket too, and closing one's own would tell him nothing."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 def told(error: BaseException) -> list[str]:
     """An error in JSON."""
-    return [type(error).__name__, str(error)[:_MOST_TEXT]]
+    try:
+        text = str(error)
+    except Exception as unspeakable:
+        text = f"it cannot be told: {type(unspeakable).__name__}"
+    return [type(error).__name__, text.encode(errors="replace")[:_MOST_TEXT].decode(errors="ignore")]

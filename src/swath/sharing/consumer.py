@@ -17,6 +17,7 @@ from swath.errors import OptionError, SharingError, SwathError
 from swath.sharing.channel import (
     MOST_BYTES,
     address_of,
+    hang_up,
     has_ended,
     new_socket,
     number,
@@ -32,6 +33,10 @@ from swath.sharing.server import ServerHandle
 from swath.sharing.slots import Slots, read
 from swath.windows import IntArray
 
+_MOST_SECONDS = 10**6
+
+_PAUSE_SECONDS = 0.01
+
 
 class Consumer(Iterator[Any]):
     """An iterator of batches that another process gathers; `consume` makes it. ``with`` closes it, and so does its end."""
@@ -43,7 +48,7 @@ class Consumer(Iterator[Any]):
         self._pid = os.getpid()
         self._held: int | None = None
         self._has_ended = False
-        self._shut = weakref.finalize(self, _shut, connection, process)
+        self._shut = weakref.finalize(self, _shut, connection, process, self._pid)
         self.starts: IntArray = np.empty(0, np.int64)
         """Those of the batch that came last."""
         self.number: int | None = None
@@ -58,21 +63,20 @@ class Consumer(Iterator[Any]):
             raise StopIteration
         if self._slots is None:
             raise SharingError("This consumer was closed. Call swath.consume again, to go on with the next batch.")
-        if self._held is not None:
-            held, self._held = self._held, None
-            send(self._connection, {"release": held})
         try:
+            if self._held is not None:
+                held, self._held = self._held, None
+                send(self._connection, {"release": held})
             message = self._next_message()
             if "batch" in message:
                 return self._take(number(message, "batch"), number(message, "slot"))
             if "error" in message:
                 raise _error_of(*message["error"])
-            self._has_ended = message["end"]
-        except SwathError:
-            self.close()
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            self.close()
+            self._has_ended = message["end"] is True
+        except BaseException as error:
+            self.close()  # interrupted between two messages, it would not know which batch is whose
+            if isinstance(error, SwathError) or not isinstance(error, (ValueError, TypeError, KeyError)):
+                raise
             raise SharingError(f"The server sent what means nothing ({error}). Use one version of swath.") from error
         self.close()
         raise StopIteration
@@ -156,13 +160,22 @@ def consume(handle: ServerHandle, *, consumer: int = 0, timeout: float = 60.0) -
         or not 0 <= consumer < handle.consumers
     ):
         raise OptionError(f"consumer is {consumer!r}. Give a whole number in [0, {handle.consumers - 1}].")
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 <= timeout <= _MOST_SECONDS:
+        raise OptionError(f"timeout is {timeout!r}. Give seconds, from 0 to {_MOST_SECONDS:,}.")
     deadline = time.monotonic() + timeout
     connection = new_socket()
     process: int | None = None
     try:
         connection.setblocking(False)
         try:
-            connection.connect(address_of(handle.name))
+            while True:
+                try:
+                    connection.connect(address_of(handle.name))
+                    break
+                except BlockingIOError:  # many call at once
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_PAUSE_SECONDS)
             pid, uid = peer_of(connection)
             if uid != os.geteuid():
                 raise SharingError(f"The server is that of user {uid}. Serve and consume as one user.")
@@ -177,7 +190,7 @@ def consume(handle: ServerHandle, *, consumer: int = 0, timeout: float = 60.0) -
         send(connection, {"consumer": int(consumer)})
         return Consumer(connection, process, _welcome(connection, process, deadline, timeout))
     except BaseException:
-        _shut(connection, process)
+        _shut(connection, process, os.getpid())
         raise
 
 
@@ -207,7 +220,9 @@ def _welcome(connection: socket.socket, process: int | None, deadline: float, ti
             os.close(each)
 
 
-def _shut(connection: socket.socket, process: int | None) -> None:
+def _shut(connection: socket.socket, process: int | None, owner: int) -> None:
+    if os.getpid() == owner:
+        hang_up(connection)
     connection.close()
     if process is not None:
         os.close(process)

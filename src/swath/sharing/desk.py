@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from swath.sharing.channel import has_ended, number, open_process, peer_of, receive, send
+from swath.sharing.channel import hang_up, has_ended, number, open_process, peer_of, receive, send
 from swath.sharing.seats import Seat
 
 # Strangers who connect and say nothing; the one who came first is sent away.
@@ -81,6 +81,12 @@ class Desk:
         self._error = error
         for caller in list(self._at.values()):
             self._tell(caller, {"error": error})
+
+    def hear_all(self) -> None:
+        """What consumers have said, and nobody has listened to yet."""
+        for caller in list(self._callers):
+            while self._hear(caller):
+                pass
 
     def close(self) -> None:
         """Let all go."""
@@ -187,6 +193,7 @@ class Desk:
             return
         del self._callers[caller]
         self._selector.unregister(caller.connection)
+        hang_up(caller.connection)
         caller.connection.close()
         if caller.process is not None:
             self._selector.unregister(caller.process)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from swath.batches import Batches
 from swath.errors import OptionError, SharingError
 from swath.sharing import slots as _slots
-from swath.sharing.channel import address_of, new_socket, told
+from swath.sharing.channel import address_of, hang_up, new_socket, told
 from swath.sharing.desk import Desk
 from swath.sharing.form import Batch, form_of
 from swath.sharing.memory import create
@@ -54,39 +54,44 @@ class BatchServer:
     def __init__(self, batches: Batches[Any], consumers: int, slots: int) -> None:
         first, n_windows = batches.state_dict()["next"], batches.most_windows
         if batches.is_transformed and first < len(batches):
-            form = form_of(batches.at(first))  # the others shall not be larger
+            form = form_of(batches.at(0))  # a whole one: the others shall not be larger
         else:
             form = form_of(batches.none()).with_windows(n_windows)
         size = _slots.slot_bytes(form, n_windows)
-        descriptor, memory = create(size * slots * consumers)
-        self._descriptor = descriptor
         self._pid = os.getpid()
         self._batches = batches
         self._form = form
         self._handle = ServerHandle(secrets.token_hex(16), consumers)
         self._orders: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[int, int] | BaseException] = queue.SimpleQueue()
-        self._bell, self._ringer = socket.socketpair()
-        self._ringer.setblocking(False)
-        self._listener = new_socket()
-        self._listener.bind(address_of(self._handle.name))
-        self._listener.listen(_BACKLOG)
-        self._listener.setblocking(False)
         self._failure: BaseException | None = None
         self._is_closed = self._is_complete = False
         self._over = threading.Event()
-        seats = dealt(first, len(batches), consumers, slots)
-        welcome = {"ring_bytes": memory.size, "slot_bytes": size}
-        desk = Desk(self._listener, descriptor, welcome, seats, lambda k, slot: self._orders.put((k, slot)))
-        desk.listen_to(self._bell, lambda: self._pass_on(desk))
-        self._threads = [
-            threading.Thread(
+        with contextlib.ExitStack() as opened:
+            descriptor, memory = create(size * slots * consumers)
+            opened.callback(os.close, descriptor)
+            self._bell, self._ringer = map(opened.enter_context, socket.socketpair())
+            self._ringer.setblocking(False)
+            listener = opened.enter_context(new_socket())
+            opened.callback(hang_up, listener)
+            listener.bind(address_of(self._handle.name))
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            seats = dealt(first, len(batches), consumers, slots)
+            welcome = {"ring_bytes": memory.size, "slot_bytes": size}
+            desk = Desk(listener, descriptor, welcome, seats, lambda k, slot: self._orders.put((k, slot)))
+            opened.callback(desk.close)
+            desk.listen_to(self._bell, lambda: self._pass_on(desk))
+            gathers = threading.Thread(
                 target=self._gather_all, args=(Slots(memory, size),), daemon=True, name="swath-serve-gather"
-            ),
-            threading.Thread(target=self._speak, args=(desk,), daemon=True, name="swath-serve"),
-        ]
-        for thread in self._threads:
-            thread.start()
+            )
+            gathers.start()
+            opened.callback(self._orders.put, None)
+            speaks = threading.Thread(
+                target=self._speak, args=(desk, opened.pop_all()), daemon=True, name="swath-serve"
+            )
+            self._threads = [gathers, speaks]
+            speaks.start()
 
     @property
     def handle(self) -> ServerHandle:
@@ -106,7 +111,7 @@ class BatchServer:
         self._check_process()
         over = self._over.wait(timeout)
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         if over and not self._is_complete:
             raise SharingError("The server was closed before all batches were taken. Join it before it is closed.")
         return over
@@ -144,15 +149,15 @@ class BatchServer:
             self._results.put(order if error is None else error)
             self._ring()
             if error is not None:
-                # Its traceback has this frame and those below, and they would keep the memory as long as somebody has the error.
-                del slots
-                traceback.clear_frames(error.__traceback__)
                 return
 
     def _attempt(self, k: int, slot: NDArray[np.uint8]) -> BaseException | None:
         try:
             self._gather(k, slot)
         except BaseException as error:
+            # Its frames would keep the memory of all slots as long as somebody has the error.
+            error.add_note("".join(["In the server of batches:\n", *traceback.format_tb(error.__traceback__)]))
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             return error
         return None
 
@@ -176,19 +181,18 @@ class BatchServer:
         with contextlib.suppress(OSError):
             self._ringer.send(b"!")
 
-    def _speak(self, desk: Desk) -> None:
+    def _speak(self, desk: Desk, opened: contextlib.ExitStack) -> None:
         try:
-            while not self._is_closed:
-                if desk.is_over:
-                    self._is_complete = True
-                    self._over.set()
-                desk.work()
+            with opened:
+                while not self._is_closed:
+                    self._is_complete = self._is_complete or desk.is_over
+                    if self._is_complete:
+                        self._over.set()
+                    desk.work()
+                desk.hear_all()
+                self._is_complete = self._is_complete or desk.is_over
         finally:
-            desk.close()
-            self._listener.close()
-            self._bell.close()
-            self._ringer.close()
-            os.close(self._descriptor)
+            self._is_closed = True
             self._over.set()
 
     def _pass_on(self, desk: Desk) -> None:

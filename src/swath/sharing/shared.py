@@ -114,6 +114,11 @@ class SharedBatch:
             raise SharingError("This batch was closed. Attach to it again, or share it again.")
         return self._batch
 
+    def __reduce__(self) -> Any:
+        raise SharingError(
+            "A shared batch does not travel itself: that would be a copy. Send shared.handle, and swath.attach to it there."
+        )
+
     def close(self) -> None:
         """Let go of it. The memory is freed once nobody holds one of its arrays, here or in another process."""
         self._batch = None
