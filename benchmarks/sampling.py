@@ -122,7 +122,7 @@ def _entries(window_bytes: int) -> list[Entry]:
     for block in _BLOCKS:
         for mix in _MIXES:
             # What is read in one go is half of what is gathered ahead.
-            ahead = min(max(2**25, 2 * block * mix * window_bytes), _MOST_AHEAD)
+            ahead = min(max(2**26, 2 * block * mix * window_bytes), _MOST_AHEAD)
             options = {"order": Blocks(block, mix), "prefetch": ahead}
             entries.append(Entry(f"blocks of {block}, {mix} mixed", options, block, mix))
     return entries
@@ -140,7 +140,7 @@ def _judge(a: swath.RowArray, entry: Entry, batch_size: int, batches: int) -> Ra
     drawn = a.batches(batch_size, **{"seed": 0} | entry.options)
     numbers = np.linspace(0, len(drawn) - 1, min(batches, len(drawn))).astype(int).tolist()
     starts = [drawn.starts_at(number) for number in numbers]
-    together = max(1, entry.options.get("prefetch", 2**25) // 2 // (batch_size * _WINDOW * a.nbytes // len(a)))
+    together = max(1, entry.options.get("prefetch", 2**26) // 2 // (batch_size * _WINDOW * a.nbytes // len(a)))
     begins = range(0, len(drawn) - together, max(together, len(drawn) // 10))[:10] or [0]
     plans = [
         a.plan(np.concatenate([drawn.starts_at(k) for k in range(begin, min(begin + together, len(drawn)))]))

@@ -4,7 +4,8 @@ python benchmarks/sharing.py
 
 - One batch of 1 MB and one of 256 MB: from before it is sent until another process has the array in hand. By ``swath.share``, whose
   handle travels through a pipe, by the next of ``swath.consume`` where the batch is there already, and by ``multiprocessing.Queue``.
-  Filling the memory is not part of it: each way begins with a batch that is where it needs it.
+  Filling the memory is not part of it: each way begins with a batch that is where it needs it, and with caches of the processor
+  that hold nothing of use, as a batch of 256 MB leaves them.
 - ``swath.serve_batches`` to 1, 2 and 4 consumers that use nothing of the batches, beside a loop of ``a.batches`` in one process: GB/s.
 
 Prints tables, and writes ``benchmarks/results/sharing.json``.
@@ -94,11 +95,16 @@ def _by_queue(size: int, rounds: int, folder: Path) -> list[float]:
     batch = np.ones(size // 8)
     seconds = []
     for _ in range(rounds + 1):
+        _fill_caches()
         begin = time.perf_counter()
         queue.put(batch)
         seconds.append(answers.recv() - begin)
     process.join()
     return seconds[1:]  # the first also pays for what is done once
+
+
+def _fill_caches() -> None:
+    np.ones(2**25).sum()
 
 
 def _take_queued(queue: Any, answers: Connection, times: int) -> None:
@@ -116,6 +122,7 @@ def _by_handle(size: int, rounds: int, folder: Path) -> list[float]:
     seconds = []
     for _ in range(rounds + 1):
         with swath.share(np.ones(size // 8)) as shared:
+            _fill_caches()
             begin = time.perf_counter()
             mine.send(shared.handle)
             seconds.append(mine.recv() - begin)

@@ -166,6 +166,11 @@ def facts(handle: Any, path: Path) -> None:
         tell(path, {name: (a.dtype, a.shape, a.tobytes(), a.flags.writeable) for name, a in arrays.items()})
 
 
+def states(pid: int) -> list[str]:
+    """Of each thread of a process, such as S for one that waits and T for one that is stopped."""
+    return [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
 def shared_memory() -> set[str]:
     """What is in /dev/shm, but for the semaphores of other programs."""
     return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")}

