@@ -155,7 +155,7 @@ class Batches[T](Iterator[T]):
             raise
         self._next, self.starts = self._next + 1, starts  # after an error it is the next still
         if self._advance is not None:
-            self._advance(starts.size * self._recipe.batch_bytes // self._recipe.sampler.batch_size)
+            self._advance(starts.size * self._recipe.batch_bytes // self.most_windows)
         return batch
 
     def _start(self) -> Iterator[tuple[IntArray, T]]:

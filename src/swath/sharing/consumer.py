@@ -14,6 +14,7 @@ import numpy as np
 
 from swath import errors
 from swath.errors import OptionError, SharingError, SwathError
+from swath.sampling import is_whole
 from swath.sharing.channel import (
     MOST_BYTES,
     address_of,
@@ -154,11 +155,7 @@ def consume(handle: ServerHandle, *, consumer: int = 0, timeout: float = 60.0) -
         raise OptionError(
             f"A {type(handle).__name__} is no handle. Give server.handle, where server is what swath.serve_batches returned."
         )
-    if (
-        not isinstance(consumer, (int, np.integer))
-        or isinstance(consumer, bool)
-        or not 0 <= consumer < handle.consumers
-    ):
+    if not is_whole(consumer) or not 0 <= consumer < handle.consumers:
         raise OptionError(f"consumer is {consumer!r}. Give a whole number in [0, {handle.consumers - 1}].")
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 <= timeout <= _MOST_SECONDS:
         raise OptionError(f"timeout is {timeout!r}. Give seconds, from 0 to {_MOST_SECONDS:,}.")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from swath.batches import Batches
 from swath.errors import OptionError, SharingError
+from swath.sampling import is_whole
 from swath.sharing import slots as _slots
 from swath.sharing.channel import address_of, hang_up, new_socket, told
 from swath.sharing.desk import Desk
@@ -256,6 +257,6 @@ def serve_batches(batches: Batches[Any], *, consumers: int = 1, slots: int = 4) 
     if not isinstance(batches, Batches):
         raise OptionError(f"A {type(batches).__name__} is no batches. Give what a.batches(...) returned.")
     for name, value, most in (("consumers", consumers, 2**16), ("slots", slots, _MOST_SLOTS)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 1 <= value <= most:
+        if not is_whole(value) or not 1 <= value <= most:
             raise OptionError(f"{name} is {value!r}. Give a whole number, at least 1 and at most {most}.")
     return BatchServer(batches, int(consumers), int(slots))
