@@ -32,6 +32,9 @@ _SMALL_COLUMNS = 125  # rows of 1 KB: 16 times as many requests for the same byt
 
 _IDLE_S = 2.0
 
+# On a machine that others use up, what is left for a simulated run: little, but with none it would never end.
+_LEAST_CORES = 0.1
+
 # To the scheduler, the worker, back, back; then the client asks the scheduler, and the worker.
 _HOPS_ALONE = 8
 
@@ -271,7 +274,8 @@ def setup_here(
 ) -> Setup:
     """A run on this machine, whose cores all share, of a store in memory."""
     plan = a.plan(starts[:block])
-    cores = len(os.sched_getaffinity(0)) - parameters.idle_scheduler - workers * parameters.idle_worker
+    idle = parameters.idle_scheduler + workers * parameters.idle_worker
+    cores = max(len(os.sched_getaffinity(0)) - idle, _LEAST_CORES)
     costs = parameters.landing_costs if land else replace(parameters.bulk_costs, hop_s=parameters.landing_costs.hop_s)
     n_bytes = plan.bytes_wanted
     read_core_s = parameters.read_core_s(plan.requests, plan.bytes_read)
@@ -303,7 +307,7 @@ def check(machine: Machine, parameters: Parameters, folder: Path, scale: Scale) 
                 setup = setup_here(parameters, a, starts, block, workers, land)
                 seconds, core_s, left = np.median([(t.seconds, t.core_s, t.cores_left) for t in timed], axis=0).tolist()
                 idle = len(os.sched_getaffinity(0)) - setup.cluster.cores
-                shared = replace(setup, cluster=replace(setup.cluster, cores=left - idle))
+                shared = replace(setup, cluster=replace(setup.cluster, cores=max(left - idle, _LEAST_CORES)))
                 predicted = simulate(setup)
                 yield {
                     "workers": workers,
