@@ -365,7 +365,7 @@ def test_the_lock_holds_until_the_store_has_its_name(tmp_path: Path, monkeypatch
 def test_threads_share_a_full_cache_of_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = IndexCache(100, most_bytes=300)
     monkeypatch.setattr(IndexCache, "read", lambda self, file, stamp: None)  # the race is in the cache alone
-    files = [LocalFile(Path(str(k)), -1, 0, (k, 0, 0)) for k in range(11)]
+    files = [LocalFile(str(k), -1, 0, (k, 0, 0)) for k in range(11)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
 
 from swath.plan import Reach
@@ -17,7 +16,7 @@ class File(Protocol):
     """A file, or an object, that is read at random places. Threads may share it."""
 
     @property
-    def path(self) -> Path | str:
+    def path(self) -> str:
         """How messages name it."""
         ...
 

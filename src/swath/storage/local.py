@@ -62,7 +62,7 @@ class Scratch:
 class LocalFile:
     """An open file. Threads may share it."""
 
-    path: Path
+    path: str
     descriptor: int
     size: int
     version: tuple[int, ...]
@@ -90,7 +90,7 @@ class LocalFile:
         try:
             return os.preadv(self.descriptor, buffers, offset)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+            raise OSError(error.errno, error.strerror, self.path) from None
 
     def _read_direct(self, scratch: Scratch, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
         """Read the whole blocks that hold the bytes, and copy these: the disk cannot scatter by the byte."""
@@ -185,7 +185,7 @@ class LocalFolder:
         FileNotFoundError
             There is no such file.
         """
-        path = self.path / key
+        path = f"{self.path}/{key}"  # by pathlib, a third of all that it takes to open a shard
         descriptor, direct = _open(path, direct)
         try:
             # Readahead would fetch 128 KiB and more around each window: 0.6 GB/s instead of 1.7 cold.
@@ -280,7 +280,7 @@ def scatter(content: Buffer, buffers: Sequence[Buffer]) -> int:
     return at
 
 
-def _open(path: Path, direct: Scratch | None) -> tuple[int, Scratch | None]:
+def _open(path: str, direct: Scratch | None) -> tuple[int, Scratch | None]:
     if direct is not None:
         with contextlib.suppress(OSError):
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT), direct
