@@ -943,3 +943,27 @@ def _one_order(rows: Path, folder: Path, rng: np.random.Generator) -> int:
     _kill_forks(folder)
     killed = [each for each in running.values() if each.exitcode]
     return len(killed) + len(set(mortal) - {*pids[:5]})
+
+
+_NO_FILES = """
+import resource, sys, pickle, os
+import swath
+
+handle = pickle.load(sys.stdin.buffer)
+attach = swath.attach if sys.argv[1] == "attach" else swath.consume
+kept = [os.open("/dev/null", os.O_RDONLY)]
+least = kept[-1] + 1 + (0 if sys.argv[1] == "attach" else 2)  # a consumer has a socket, and watches a process
+resource.setrlimit(resource.RLIMIT_NOFILE, (least, least))
+try:
+    attach(handle)
+except swath.errors.SharingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("how", ["attach", "consume"])
+def test_who_can_open_no_file_more_is_told_that(a: swath.RowArray, how: str) -> None:
+    with swath.share(np.arange(10)) as shared, swath.serve_batches(a.batches(10), consumers=1) as server:
+        handle = pickle.dumps(shared.handle if how == "attach" else server.handle)
+        done = subprocess.run([sys.executable, "-c", _NO_FILES, how], input=handle, capture_output=True, check=False)
+    assert b"as many files open as it may" in done.stdout, done.stderr.decode()

@@ -155,7 +155,7 @@ class Batches[T](Iterator[T]):
             raise
         self._next, self.starts = self._next + 1, starts  # after an error it is the next still
         if self._advance is not None:
-            self._advance(starts.size * self._recipe.batch_bytes // self.most_windows)
+            self._advance(self._recipe.batch_bytes)  # the last too, which may have fewer windows, so that the bar ends
         return batch
 
     def _start(self) -> Iterator[tuple[IntArray, T]]:

@@ -24,6 +24,7 @@ import swath
 from swath.errors import (
     ColumnsError,
     DamagedStoreError,
+    MemoryLimitError,
     OptionError,
     StoreUnreachableError,
     SwathError,
@@ -94,6 +95,15 @@ def test_windows_can_be_chosen(a: swath.RowArray) -> None:
     assert len(Windows(a, starts=[])) == 0
     again = pickle.loads(pickle.dumps(windows))
     assert_same(again[1].numpy(), windows[1].numpy())
+
+
+def test_a_batch_counts_in_the_limit(a: swath.RowArray) -> None:
+    some = Windows(a, memory_limit="40MiB")
+    assert len(some.__getitems__([0] * 100)) == 100
+    with pytest.raises(
+        MemoryLimitError, match=r"A batch of 1,000,000 windows takes 183.11 MiB, but the limit is 40.00 MiB"
+    ):
+        some.__getitems__([0] * 1_000_000)
 
 
 def test_a_batch_is_one_gather_and_no_copy(a: swath.RowArray, monkeypatch: pytest.MonkeyPatch) -> None:

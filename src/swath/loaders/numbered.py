@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray
-from swath.errors import OptionError, WindowOutOfBoundsError
+from swath.errors import MemoryLimitError, OptionError, WindowOutOfBoundsError
 from swath.group import RowGroup
+from swath.memory import format_bytes, resolve_limit
 from swath.population import Population
 from swath.windows import as_array
 
@@ -27,6 +29,8 @@ class Numbered:
     population: Population
     options: Mapping[str, Any]
     """Of each gather."""
+    memory_limit: int | str | None
+    """Of a batch and its gather together."""
 
     def __len__(self) -> int:
         return self.population.size
@@ -57,13 +61,27 @@ class Numbered:
         ------
         OptionError, WindowOutOfBoundsError
             These are no numbers of windows.
+        MemoryLimitError
+            A batch of so many does not fit.
         """
         starts = self.population.starts(self._checked(numbers))
+        limit = resolve_limit(self.memory_limit)
+        needed = starts.size * self._window_bytes
+        if needed >= limit.n_bytes:
+            raise MemoryLimitError(
+                f"A batch of {starts.size:,} windows takes {format_bytes(needed)}, but the limit is {format_bytes(limit.n_bytes)} "
+                f"({limit.bound_by}). Ask for fewer at once, or raise memory_limit."
+            )
         batch = {}
         for name, array in self.arrays.items():
             batch[name], out = empty((starts.size, *self.sample_shapes[name]), array.dtype)
-            array.gather(starts, out=out, **self.options)
+            array.gather(starts, out=out, memory_limit=limit.n_bytes - needed, **self.options)
         return batch
+
+    @property
+    def _window_bytes(self) -> int:
+        """Of one window of all arrays."""
+        return sum(math.prod(self.sample_shapes[name]) * array.dtype.itemsize for name, array in self.arrays.items())
 
     def _checked(self, numbers: Sequence[int]) -> NDArray[np.int64]:
         given = as_array(numbers)
@@ -96,16 +114,16 @@ def numbered(
     """
     arrays = arrays_of(rows)
     size = next(iter(arrays.values())).window if window is None else window
-    how: dict[str, Any] = {"window": size, "columns": columns, "memory_limit": memory_limit}
+    how: dict[str, Any] = {"window": size, "columns": columns}
     choice: dict[str, Any] = {
         "starts": starts,
         "segments": segments,
         "across_segments": across_segments,
         "stride": stride,
     }
-    population = rows.batches(1, seed=None, prefetch=0, **choice, **how).population
+    population = rows.batches(1, seed=None, prefetch=0, memory_limit=memory_limit, **choice, **how).population
     shapes = {name: a.plan([], window=size, columns=columns).batch_shape[1:] for name, a in arrays.items()}
-    return Numbered(arrays, shapes, population, how)
+    return Numbered(arrays, shapes, population, how, memory_limit)
 
 
 def arrays_of(rows: RowArray | RowGroup) -> dict[str, RowArray]:

@@ -29,7 +29,7 @@ from swath.sharing.channel import (
     send,
     wait_for,
 )
-from swath.sharing.memory import map_sealed
+from swath.sharing.memory import map_sealed, too_many_files
 from swath.sharing.server import ServerHandle
 from swath.sharing.slots import Slots, read
 from swath.windows import IntArray
@@ -197,12 +197,14 @@ def _welcome(connection: socket.socket, process: int | None, deadline: float, ti
         raise _silent(timeout)
     descriptors: list[int] = []
     try:
-        text, descriptors, _, _ = socket.recv_fds(connection, MOST_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        text, descriptors, flags, _ = socket.recv_fds(connection, MOST_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         message = parse(text)
         if message is None:
             raise _gone()
         if "refused" in message:
             raise SharingError(str(message["refused"]))
+        if flags & socket.MSG_CTRUNC:  # the kernel had no number for the descriptor here
+            raise too_many_files()
         (descriptor,) = descriptors
         slot_bytes = number(message, "slot_bytes")
         if slot_bytes < 1:

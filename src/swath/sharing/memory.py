@@ -7,6 +7,7 @@ through any mapping but that of the one who made it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -20,6 +21,8 @@ from swath.memory import format_bytes, resolve_limit
 
 _NAME = "swath"
 
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
 # The module fcntl has no name for the third before Python 3.13: new mappings cannot be written.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | 0x10 | fcntl.F_SEAL_SEAL
 
@@ -31,6 +34,8 @@ def create(n_bytes: int) -> tuple[int, NDArray[np.uint8]]:
     ------
     MemoryLimitError
         There is not so much.
+    SharingError
+        This process may open no file more.
     """
     limit = resolve_limit(None)
     if n_bytes > limit.n_bytes:
@@ -38,7 +43,12 @@ def create(n_bytes: int) -> tuple[int, NDArray[np.uint8]]:
             f"{format_bytes(n_bytes)} are to be shared, but {format_bytes(limit.n_bytes)} are left. "
             "Share smaller batches, or fewer at once."
         )
-    descriptor = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        descriptor = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            raise too_many_files() from error
+        raise
     try:
         # Taken now: a page that cannot be had later ends the process that touches it.
         os.posix_fallocate(descriptor, 0, n_bytes)
@@ -81,7 +91,7 @@ def open_of_process(pid: int, descriptor: int) -> int:
     Raises
     ------
     SharingError
-        It has ended, has something else there, or is not to be seen from here.
+        It has ended, has something else there, or is not to be seen from here; or this process may open no file more.
     """
     path = Path(f"/proc/{pid}/fd/{descriptor}")
     try:
@@ -93,8 +103,17 @@ def open_of_process(pid: int, descriptor: int) -> int:
         raise SharingError(
             f"Process {pid} belongs to another user, or may not be looked into. Attach as the user who shared."
         ) from None
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            raise too_many_files() from error
         raise SharingError(
             f"Process {pid} has nothing shared under {descriptor}: it has ended, has closed it, or runs in another container. "
             "Keep it open there until all have attached."
         ) from None
+
+
+def too_many_files() -> SharingError:
+    """The error where memory of another is there, and this process can't open it."""
+    return SharingError(
+        "This process, or the machine, has as many files open as it may. Close some, or raise the limit (ulimit -n)."
+    )
