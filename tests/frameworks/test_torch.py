@@ -101,7 +101,7 @@ def test_a_batch_counts_in_the_limit(a: swath.RowArray) -> None:
     some = Windows(a, memory_limit="40MiB")
     assert len(some.__getitems__([0] * 100)) == 100
     with pytest.raises(
-        MemoryLimitError, match=r"A batch of 1,000,000 windows takes 183.11 MiB, but the limit is 40.00 MiB"
+        MemoryLimitError, match=r"A batch of 1,000,000 windows takes 91.55 MiB, but the limit is 40.00 MiB"
     ):
         some.__getitems__([0] * 1_000_000)
 
