@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swath.errors import DiskFullError
+from swath.errors import DiskFullError, StoreAccessError
 from swath.memory import format_bytes
 from swath.plan import LOCAL, Reach
 from swath.storage.gate import Gate
@@ -155,8 +155,17 @@ class LocalFolder:
         return self.path.name
 
     def within(self, name: str) -> LocalFolder:
-        """A folder in this one."""
-        return LocalFolder(self.path / name) if name else self
+        """A folder in this one.
+
+        Raises
+        ------
+        StoreAccessError
+            It is a link that leads out.
+        """
+        if not name:
+            return self
+        beneath(self.path, name)
+        return LocalFolder(self.path / name)
 
     def above(self) -> LocalFolder:
         """The folder that this one is in."""
@@ -184,9 +193,10 @@ class LocalFolder:
         ------
         FileNotFoundError
             There is no such file.
+        StoreAccessError
+            It is a link, or behind one, that leads out of the folder.
         """
-        path = self.path / key
-        descriptor, direct = _open(path, direct)
+        path, descriptor, direct = _open(self.path, key, direct)
         try:
             # Readahead would fetch 128 KiB and more around each window: 0.6 GB/s instead of 1.7 cold.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
@@ -201,9 +211,9 @@ class LocalFolder:
 
         Raises
         ------
-        FileNotFoundError
+        FileNotFoundError, StoreAccessError
         """
-        return (self.path / key).read_bytes()
+        return beneath(self.path, key).read_bytes()
 
     def read_if_there(self, key: str) -> bytes:
         """The same; empty if it is not there."""
@@ -280,11 +290,46 @@ def scatter(content: Buffer, buffers: Sequence[Buffer]) -> int:
     return at
 
 
-def _open(path: Path, direct: Scratch | None) -> tuple[int, Scratch | None]:
-    if direct is not None:
-        with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT), direct
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
+def beneath(folder: Path, key: str) -> Path:
+    """The path of a key in a folder, if neither the key nor a link on the way leads out of it. The folder itself may be a link.
+
+    What is not there, or changes meanwhile, is for the call that opens it.
+
+    Raises
+    ------
+    StoreAccessError
+    """
+    parts = key.split("/")
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
+        raise StoreAccessError(f"{key!r} names nothing that lies in {folder}. Restore the metadata that name it.")
+    # By `os`: a Path takes several times as long, and this is asked for each file that lies deeper.
+    ways = itertools.accumulate(parts, os.path.join, initial=os.fspath(folder))
+    path = folder / key
+    if any(map(os.path.islink, itertools.islice(ways, 1, None))):
+        real = os.path.realpath(path)
+        if not Path(real).is_relative_to(os.path.realpath(folder)) or os.path.islink(real):  # noqa: PTH114 - see above
+            raise StoreAccessError(
+                f"{path} is a link, or behind one, that leads out of {folder}. Copy what it leads to in its place; "
+                "or, if you trust it, give zarr.storage.LocalStore(path), which follows links."
+            )
+        return Path(real)
+    return path
+
+
+def _open(folder: Path, key: str, direct: Scratch | None) -> tuple[Path, int, Scratch | None]:
+    above, _, name = key.rpartition("/")
+    path = beneath(folder, above) / name if above else folder / key
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        if direct is not None:
+            with contextlib.suppress(OSError):
+                return path, os.open(path, flags | os.O_DIRECT), direct
+        return path, os.open(path, flags), None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    path = beneath(folder, key)
+    return path, os.open(path, flags), None
 
 
 def sync_folder(path: Path) -> None:
