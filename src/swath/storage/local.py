@@ -196,7 +196,8 @@ class LocalFolder:
         StoreAccessError
             It is a link, or behind one, that leads out of the folder.
         """
-        path, descriptor, direct = _open(self.path, key, direct)
+        path = beneath(self.path, key)
+        descriptor, direct = _open(path, direct)
         try:
             # Readahead would fetch 128 KiB and more around each window: 0.6 GB/s instead of 1.7 cold.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
@@ -302,34 +303,27 @@ def beneath(folder: Path, key: str) -> Path:
     parts = key.split("/")
     if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
         raise StoreAccessError(f"{key!r} names nothing that lies in {folder}. Restore the metadata that name it.")
-    # By `os`: a Path takes several times as long, and this is asked for each file that lies deeper.
-    ways = itertools.accumulate(parts, os.path.join, initial=os.fspath(folder))
-    path = folder / key
-    if any(map(os.path.islink, itertools.islice(ways, 1, None))):
-        real = os.path.realpath(path)
-        if not Path(real).is_relative_to(os.path.realpath(folder)) or os.path.islink(real):  # noqa: PTH114 - see above
-            raise StoreAccessError(
-                f"{path} is a link, or behind one, that leads out of {folder}. Copy what it leads to in its place; "
-                "or, if you trust it, give zarr.storage.LocalStore(path), which follows links."
-            )
-        return Path(real)
-    return path
+    path, way = folder / key, os.fspath(folder)
+    for part in parts:
+        way = f"{way}/{part}"
+        if os.path.islink(way):  # noqa: PTH114 - a Path takes several times as long, and this is asked for each file that is read
+            break
+    else:
+        return path
+    real = Path(os.path.realpath(path))  # of links in a circle one of them, where `Path.resolve` fails
+    if not real.is_relative_to(os.path.realpath(folder)) or real.is_symlink():
+        raise StoreAccessError(
+            f"{path} is a link, or behind one, that leads out of {folder}. Copy what it leads to in its place; "
+            "or, if you trust it, give zarr.storage.LocalStore(path), which follows links."
+        )
+    return real
 
 
-def _open(folder: Path, key: str, direct: Scratch | None) -> tuple[Path, int, Scratch | None]:
-    above, _, name = key.rpartition("/")
-    path = beneath(folder, above) / name if above else folder / key
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        if direct is not None:
-            with contextlib.suppress(OSError):
-                return path, os.open(path, flags | os.O_DIRECT), direct
-        return path, os.open(path, flags), None
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-    path = beneath(folder, key)
-    return path, os.open(path, flags), None
+def _open(path: Path, direct: Scratch | None) -> tuple[int, Scratch | None]:
+    if direct is not None:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT), direct
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
 
 
 def sync_folder(path: Path) -> None:
