@@ -81,7 +81,7 @@ def write_on_workers(
 
 def _write(shard: int, encoded: bytes, folder: Folder) -> int:
     """The task: each has a source of its own, since not every source may be read by several threads."""
-    part: Part = pickle.loads(encoded)
+    part: Part = pickle.loads(encoded)  # noqa: S301 - of the client, from whom the task itself came as a pickle
     layout = part.facts.layout
     start, stop = layout.rows_of(shard)
     buffer = shard_buffer(layout)

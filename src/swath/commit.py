@@ -80,7 +80,7 @@ def read_committed(path: Path) -> tuple[Path, bytes]:
     for place in (path, retired_of(path), path):
         if place == path or not path.exists():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return place, (place / METADATA).read_bytes()
+                return place, LocalFolder(place).read(METADATA)
     if part_of(path).exists():
         raise IncompleteStoreError(
             f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
@@ -92,7 +92,7 @@ def pending_bytes(path: Path) -> bytes:
     """The metadata that an interrupted build was to make; nothing if there was none."""
     for name in (_PENDING, METADATA):  # the latter after a kill between the last shard and the commit
         with contextlib.suppress(OSError):
-            return (part_of(path) / name).read_bytes()
+            return LocalFolder(part_of(path)).read(name)
     return b""
 
 
@@ -152,7 +152,7 @@ def appending(path: Path, files: Files) -> Iterator[Build]:
     Only under the lock, and after `settle`. What an earlier run with the same metadata has finished is there. Where it turns out
     that there is nothing to commit, the metadata are left empty.
     """
-    folder = _prepare(stage_of(path), files, base=(path / METADATA).read_bytes())
+    folder = _prepare(stage_of(path), files, base=LocalFolder(path).read(METADATA))
     build = Build(folder, files)
 
     with _kept(folder, if_=bool(files)):
@@ -180,7 +180,7 @@ def settle(path: Path) -> bool:
         LocalFolder(folder).remove_temporaries()
     if not stage.exists():
         return False
-    committed = (path / METADATA).read_bytes()
+    committed = LocalFolder(path).read(METADATA)
     if _holds(stage / METADATA, committed) or ((stage / METADATA).exists() and _holds(stage / _BASE, committed)):
         _complete(path)
         return True
@@ -194,17 +194,17 @@ def _complete(path: Path) -> None:
     """Move the shards into the store, commit, and clear up; each step again does no harm."""
     stage = stage_of(path)
     for folder in _folders(stage):
-        target = path / folder.relative_to(stage)
+        target = _counterpart(folder, stage, path)
         for entry in folder.iterdir():
             if entry.is_file() and entry.suffix != ".json":
                 entry.rename(target / entry.name)
         sync_folder(target)
     # Of a group the first is the commit, and the metadata of its arrays follow.
     for folder in _folders(stage):
-        target, metadata = path / folder.relative_to(stage), folder / METADATA
+        target, metadata = _counterpart(folder, stage, path), folder / METADATA
         # Where there is none, it had been cleared up before the power failed, and is where it should be.
         if metadata.exists():
-            LocalFolder(target).put(METADATA, [memoryview(metadata.read_bytes())])
+            LocalFolder(target).put(METADATA, [memoryview(LocalFolder(folder).read(METADATA))])
             sync_folder(target)
     # The answer: until here the same call again finds that it is done, from here it appends once more. An error would say
     # that it is not, and what is left harms nobody.
@@ -325,10 +325,16 @@ def _put_all(folder: LocalFolder, files: Files) -> None:
     folder.sync()
 
 
+def _counterpart(folder: Path, stage: Path, path: Path) -> Path:
+    """The folder of a store that one of its stage is for."""
+    return LocalFolder(path).within("" if folder == stage else folder.name).path
+
+
 def _folders(path: Path) -> list[Path]:
-    """A folder, and those in it: of the arrays of a group. Hidden ones are what others write beside them."""
-    return [path, *sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))]
+    """A folder, and those in it: of the arrays of a group. Hidden ones are what others write beside them, and links lead elsewhere."""
+    inner = (entry for entry in path.iterdir() if not entry.name.startswith(".") and not entry.is_symlink())
+    return [path, *sorted(entry for entry in inner if entry.is_dir())]
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == content
+    return path.is_file() and LocalFolder(path.parent).read(path.name) == content

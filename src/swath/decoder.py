@@ -31,6 +31,7 @@ from numcodecs.registry import get_codec
 from numpy.typing import NDArray
 
 from swath.checksum import crc32c
+from swath.errors import FormatError
 from swath.layout import CRC_BYTES
 
 Buffer = memoryview
@@ -343,7 +344,17 @@ def _bytes_step(name: str, options: Mapping[str, Any]) -> Step | None:
 def from_zarr_v2(
     compressor: Any, filters: Sequence[Any], order: str, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Decoder:
-    """The decoder of a Zarr v2 array: all its codecs are those of numcodecs."""
+    """The decoder of a Zarr v2 array: all its codecs are those of numcodecs.
+
+    Raises
+    ------
+    FormatError
+        Its chunks are pickles.
+    """
+    if any(codec.codec_id == "pickle" for codec in (compressor, *filters) if codec is not None):
+        raise FormatError(
+            "The chunks are encoded by 'pickle', which runs whatever they say. Write the array again with another codec."
+        )
     steps: list[Step] = []
     if compressor is not None:
         steps.append(_step(compressor))

@@ -238,7 +238,10 @@ def _open_array(folder: Folder) -> Any:
             f"zarr-python cannot make an array of {where} ({type(error).__name__}: {error}). Check that it is sound, and its codecs installed."
         ) from error
     if not isinstance(found, zarr.Array):
-        names = ", ".join(sorted(found.array_keys())) or "none"
+        try:
+            names = ", ".join(sorted(found.array_keys())) or "none"
+        except (KeyError, TypeError, ValueError, AttributeError):  # consolidated metadata that name what cannot be
+            names = "which its metadata do not tell"
         raise FormatError(f"{folder.url} is a Zarr group, not an array. Open one of its arrays ({names}).")
     return found
 

@@ -217,8 +217,11 @@ def decode_group(encoded: bytes, folder: str) -> dict[str, bytes]:
     document = _unseal(encoded, f"{folder}/{METADATA}")
     try:
         inline = document["consolidated_metadata"]["metadata"]
-        return {name: _dump(inline[name]) for name in document["attributes"]["swath"]["arrays"]}
-    except (KeyError, TypeError) as error:
+        names = document["attributes"]["swath"]["arrays"]
+        for name in names:
+            check_name(name)  # it is a folder in this one, and nowhere else
+        return {name: _dump(inline[name]) for name in names}
+    except (OptionError, KeyError, TypeError) as error:
         raise _not_ours(f"{folder}/{METADATA}", error) from None
 
 
@@ -243,6 +246,8 @@ def decode_metadata(encoded: bytes, folder: str) -> Facts:
         inner = document["codecs"][0]["configuration"]["chunk_shape"]
         shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
         separator = document["chunk_key_encoding"]["configuration"]["separator"]
+        if separator not in (".", "/"):  # it is a part of the names of shards
+            raise ValueError(f"the separator of keys is {separator!r}")
         layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec, separator=separator)
         sources, lengths = tuple(own["sources"]), tuple(own["lengths"])
         return Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"])

@@ -50,6 +50,7 @@ def create(n_bytes: int) -> tuple[int, NDArray[np.uint8]]:
             raise too_many_files() from error
         raise
     try:
+        os.fchmod(descriptor, 0o600)  # the kernel makes it anybody's, and only `/proc` keeps others away
         # Taken now: a page that cannot be had later ends the process that touches it.
         os.posix_fallocate(descriptor, 0, n_bytes)
         mapping = mmap.mmap(descriptor, n_bytes)

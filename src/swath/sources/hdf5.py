@@ -21,6 +21,9 @@ from swath.sources.bands import BandReader, Bands
 from swath.sources.files import FlatSource
 from swath.sources.spooled import Slab
 
+# Links within a file, one after another, before they are taken for a circle.
+_MOST_LINKS = 16
+
 # Buffers of a chunk's size that HDF5 holds: encoded, and decoded.
 _IN_HAND = 2
 
@@ -140,7 +143,7 @@ def _fill_value(dataset: h5py.Dataset) -> Any:
 def opened(path: str, name: str) -> Iterator[h5py.Dataset]:
     """A dataset of a file that is opened for the while."""
     with h5py.File(path, "r") as file:
-        yield file[name]
+        yield _find(file, name)
 
 
 def open_file(path: Path, name: str, cache_bytes: int) -> Source:
@@ -154,7 +157,7 @@ def open_file(path: Path, name: str, cache_bytes: int) -> Source:
         It is no array of rows, or its values lie in other files.
     """
     file = _open(path)
-    found = file.get(name) if name else None
+    found = _find(file, name) if name else None
     if not isinstance(found, h5py.Dataset):
         has = _datasets(file)
         listed = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "") or "none"
@@ -178,7 +181,7 @@ def dataset_names(path: Path, group: str) -> list[str]:
         The file has no such group.
     """
     with _open(path) as file:
-        found = file.get(group) if group else file
+        found = _find(file, group) if group else file
         if not isinstance(found, h5py.Group):
             raise SourceNotFoundError(f"{path} has no group {group!r}. Give one that it has, or the file alone.")
         return _datasets(found)
@@ -191,6 +194,37 @@ def _open(path: Path) -> h5py.File:
         raise SourceError(
             f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file."
         ) from error
+
+
+def _find(file: h5py.File, name: str) -> Any:
+    """What a name leads to in a file; None if there is nothing. HDF5 itself would open any other file that a link names.
+
+    Raises
+    ------
+    SourceError
+        It leads to another file.
+    """
+    found: Any = file["/"]
+    parts, n_links = name.split("/")[::-1], 0
+    while parts:
+        part = parts.pop()
+        if part in ("", "."):
+            continue
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        if isinstance(link, h5py.HardLink):
+            found = found.get(part)
+        elif isinstance(link, h5py.SoftLink) and n_links < _MOST_LINKS:
+            n_links += 1
+            parts += link.path.split("/")[::-1]
+            found = file["/"] if link.path.startswith("/") else found
+        elif link is None or isinstance(link, h5py.SoftLink):
+            return None
+        else:
+            raise SourceError(
+                f"{file.filename}::{name} leads to another file, which is not opened because a file says so. "
+                "Give that file and its dataset, if you trust them."
+            )
+    return found
 
 
 def open_dataset(dataset: Any, cache_bytes: int) -> Source:

@@ -29,7 +29,7 @@ Slab = tuple[slice, ...]
 PIECE_BYTES = 2**22
 
 # Where large temporary files belong; /tmp may be memory.
-_ON_DISK = "/var/tmp"
+_ON_DISK = "/var/tmp"  # noqa: S108 - for files without a name
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

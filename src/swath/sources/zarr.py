@@ -21,6 +21,7 @@ from swath.errors import SourceError, SourceNotFoundError
 from swath.sources import Source, check_rows
 from swath.sources.bands import BandReader, Bands
 from swath.sources.spooled import Slab
+from swath.storage import LocalFolder, as_zarr_store
 
 # Of each chunk that zarr-python has in hand: encoded, decoded, and what the allocator keeps of those before in each thread that
 # decoded one. Measured: 37 MiB where it keeps nothing (MALLOC_MMAP_THRESHOLD_), 30 to 78 by chance where it does, chunks of 10 MB.
@@ -119,7 +120,7 @@ def _open_node(path: Path) -> Any:
         # zarr-python warns of data types without a final specification: what can be read is read.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return zarr.open(path, mode="r")
+            return zarr.open(as_zarr_store(LocalFolder(path)), mode="r")
     except Exception as error:  # a codec or a data type that is not there, JSON of another kind, ...
         raise SourceError(
             f"zarr-python cannot open {path} ({type(error).__name__}: {error}). Check that it is sound, and its codecs installed."
@@ -143,7 +144,12 @@ def array_names(path: Path, group: str = "") -> list[str]:
 
 
 def _names(group: zarr.Group) -> list[str]:
-    return sorted(name for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array))
+    try:
+        return sorted(name for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # consolidated metadata that name what cannot be
+        raise SourceError(
+            f"The arrays of {group.store_path} cannot be listed ({type(error).__name__}: {error}). Restore its metadata."
+        ) from error
 
 
 def is_zarr(path: Path) -> bool:
@@ -217,7 +223,7 @@ def _folder_facts(folder: Path) -> dict[str, int]:
     n_files = n_bytes = newest = 0
     for root, _, names in os.walk(folder):
         for name in names:
-            stat = Path(root, name).stat()
+            stat = Path(root, name).lstat()
             n_files, n_bytes, newest = n_files + 1, n_bytes + stat.st_size, max(newest, stat.st_mtime_ns)
     if not n_files:
         raise SourceNotFoundError(f"There is no Zarr array at {folder} any more. Restore it.")

@@ -79,7 +79,7 @@ def asked[T](url: str, ask: Callable[[], T], *, missing_tries: int, options: Opt
                     f"{url} gave no sound answer to {tries} tries in {most:.0f} s ({told}). "
                     "Check the network and the server, and call again."
                 ) from None
-        time.sleep(pause * random.uniform(0.5, 1.5))
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - a pause is no secret
         pause = min(2 * pause, _MOST_PAUSE_SECONDS)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swath.errors import DiskFullError
+from swath.errors import DiskFullError, StoreAccessError
 from swath.memory import format_bytes
 from swath.plan import LOCAL, Reach
 from swath.storage.gate import Gate
@@ -155,8 +155,17 @@ class LocalFolder:
         return self.path.name
 
     def within(self, name: str) -> LocalFolder:
-        """A folder in this one."""
-        return LocalFolder(self.path / name) if name else self
+        """A folder in this one.
+
+        Raises
+        ------
+        StoreAccessError
+            It is a link that leads out.
+        """
+        if not name:
+            return self
+        beneath(self.path, name)
+        return LocalFolder(self.path / name)
 
     def above(self) -> LocalFolder:
         """The folder that this one is in."""
@@ -184,8 +193,10 @@ class LocalFolder:
         ------
         FileNotFoundError
             There is no such file.
+        StoreAccessError
+            It is a link, or behind one, that leads out of the folder.
         """
-        path = f"{self.path}/{key}"  # by pathlib, a third of all that it takes to open a shard
+        path = beneath(self.path, key)
         descriptor, direct = _open(path, direct)
         try:
             # Readahead would fetch 128 KiB and more around each window: 0.6 GB/s instead of 1.7 cold.
@@ -201,9 +212,9 @@ class LocalFolder:
 
         Raises
         ------
-        FileNotFoundError
+        FileNotFoundError, StoreAccessError
         """
-        return (self.path / key).read_bytes()
+        return Path(beneath(self.path, key)).read_bytes()
 
     def read_if_there(self, key: str) -> bytes:
         """The same; empty if it is not there."""
@@ -278,6 +289,35 @@ def scatter(content: Buffer, buffers: Sequence[Buffer]) -> int:
         np.frombuffer(buffer, np.uint8)[:size] = np.frombuffer(content, np.uint8, size, at)
         at += size
     return at
+
+
+def beneath(folder: Path, key: str) -> str:
+    """The path of a key in a folder, if neither the key nor a link on the way leads out of it. The folder itself may be a link.
+
+    What is not there, or changes meanwhile, is for the call that opens it. This is asked for each file that is read: by pathlib it
+    would take as long as all the rest of opening it.
+
+    Raises
+    ------
+    StoreAccessError
+    """
+    parts = key.split("/")
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
+        raise StoreAccessError(f"{key!r} names nothing that lies in {folder}. Restore the metadata that name it.")
+    path = str(folder)
+    for part in parts:
+        path = f"{path}/{part}"
+        if os.path.islink(path):  # noqa: PTH114
+            break
+    else:
+        return path
+    real = Path(os.path.realpath(f"{folder}/{key}"))  # of links in a circle one of them, where `Path.resolve` fails
+    if not real.is_relative_to(os.path.realpath(folder)) or real.is_symlink():
+        raise StoreAccessError(
+            f"{folder / key} is a link, or behind one, that leads out of {folder}. Copy what it leads to in its place; "
+            "or, if you trust it, give zarr.storage.LocalStore(path), which follows links."
+        )
+    return str(real)
 
 
 def _open(path: str, direct: Scratch | None) -> tuple[int, Scratch | None]:

@@ -92,10 +92,10 @@ def place_of(
             f"The URL {parts.scheme}://{parts.hostname}{parts.path} has more than a place. "
             "Give credentials in the environment, or in storage_options."
         )
-    if not parts.netloc or "\0" in url or any(part in (".", "..") for part in parts.path.split("/")):
+    path = unquote(parts.path) if parts.scheme.startswith("http") else parts.path
+    if not parts.netloc or "\0" in parts.netloc + path or any(part in (".", "..") for part in path.split("/")):
         raise OptionError(f"{url!r} names no place in a store. Give a URL such as 's3://bucket/folder'.")
     # The store begins one folder above, where the metadata of a group may be.
-    path = unquote(parts.path) if parts.scheme.startswith("http") else parts.path
     folder_above, _, name = path.strip("/").rpartition("/")
     root = f"{parts.scheme}://{parts.netloc}" + (f"/{folder_above}" if folder_above else "")
     connection = Connection.to(root, storage_options)

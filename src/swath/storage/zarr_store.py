@@ -37,7 +37,9 @@ def zarr_store_folder(place: Any) -> Folder:
 def as_zarr_store(folder: Folder) -> Any:
     """What zarr-python opens to read a folder."""
     if isinstance(folder, LocalFolder):
-        return folder.path
+        from swath.storage.zarr_local import BeneathStore
+
+        return BeneathStore(folder.path, read_only=True)
     from zarr.storage import ObjectStore, StorePath
 
     if isinstance(folder, ObjectFolder):

@@ -128,9 +128,11 @@ class Hdf5Target:
                 self._check_name(file, item.name)
 
     def _check_name(self, file: h5py.File, name: str) -> None:
-        if file.get(name, getlink=True) is None:
+        link = file.get(name, getlink=True)
+        if link is None:
             return
-        if not isinstance(file.get(name), h5py.Dataset):
+        # Another link may lead to another file, which would be opened to be written to.
+        if not isinstance(link, h5py.HardLink) or not isinstance(file.get(name), h5py.Dataset):
             raise StoreExistsError(f"{self.path} has {name!r}, which is no dataset. Choose another name.")
         if not self.overwrite:
             raise StoreExistsError(
