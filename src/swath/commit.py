@@ -28,6 +28,7 @@ from swath.errors import IncompleteStoreError, StoreBusyError, StoreExistsError,
 from swath.metadata import METADATA, check_metadata
 from swath.storage import Folder, LocalFolder
 from swath.storage.local import sync_folder
+from swath.storage.regular import read_whole
 
 # The metadata of what is being written: what it will be, and so whether a second run may carry on.
 _PENDING = ".pending.json"  # hidden, as no array of a group is
@@ -73,14 +74,14 @@ def read_committed(path: Path) -> tuple[Path, bytes]:
 
     Raises
     ------
-    StoreNotFoundError, IncompleteStoreError
+    StoreNotFoundError, IncompleteStoreError, DamagedStoreError
     """
     # Between the two renames of `building`, where a kill may fall, the old one has another name; without a kill the new one has
     # come by the time that this one is gone.
     for place in (path, retired_of(path), path):
         if place == path or not path.exists():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return place, (place / METADATA).read_bytes()
+                return place, read_whole(place / METADATA)
     if part_of(path).exists():
         raise IncompleteStoreError(
             f"The ingest into {path} has not finished. Run the same ingest again: it carries on where it was."
@@ -92,7 +93,7 @@ def pending_bytes(path: Path) -> bytes:
     """The metadata that an interrupted build was to make; nothing if there was none."""
     for name in (_PENDING, METADATA):  # the latter after a kill between the last shard and the commit
         with contextlib.suppress(OSError):
-            return (part_of(path) / name).read_bytes()
+            return read_whole(part_of(path) / name)
     return b""
 
 
@@ -152,7 +153,7 @@ def appending(path: Path, files: Files) -> Iterator[Build]:
     Only under the lock, and after `settle`. What an earlier run with the same metadata has finished is there. Where it turns out
     that there is nothing to commit, the metadata are left empty.
     """
-    folder = _prepare(stage_of(path), files, base=(path / METADATA).read_bytes())
+    folder = _prepare(stage_of(path), files, base=read_whole(path / METADATA))
     build = Build(folder, files)
 
     with _kept(folder, if_=bool(files)):
@@ -180,7 +181,7 @@ def settle(path: Path) -> bool:
         LocalFolder(folder).remove_temporaries()
     if not stage.exists():
         return False
-    committed = (path / METADATA).read_bytes()
+    committed = read_whole(path / METADATA)
     if _holds(stage / METADATA, committed) or ((stage / METADATA).exists() and _holds(stage / _BASE, committed)):
         _complete(path)
         return True

@@ -23,6 +23,7 @@ from swath.errors import DiskFullError
 from swath.memory import format_bytes
 from swath.plan import LOCAL, Reach
 from swath.storage.gate import Gate
+from swath.storage.regular import open_regular, read_whole
 
 Buffer = memoryview
 """A contiguous buffer of bytes (format ``B``)."""
@@ -184,13 +185,14 @@ class LocalFolder:
         ------
         FileNotFoundError
             There is no such file.
+        DamagedStoreError
+            It is no file.
         """
         path = self.path / key
-        descriptor, direct = _open(path, direct)
+        descriptor, stat, direct = _open(path, direct)
         try:
             # Readahead would fetch 128 KiB and more around each window: 0.6 GB/s instead of 1.7 cold.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            stat = os.fstat(descriptor)
             version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
             yield LocalFile(path, descriptor, stat.st_size, version, direct)
         finally:
@@ -201,9 +203,9 @@ class LocalFolder:
 
         Raises
         ------
-        FileNotFoundError
+        FileNotFoundError, DamagedStoreError
         """
-        return (self.path / key).read_bytes()
+        return read_whole(self.path / key)
 
     def read_if_there(self, key: str) -> bytes:
         """The same; empty if it is not there."""
@@ -280,11 +282,11 @@ def scatter(content: Buffer, buffers: Sequence[Buffer]) -> int:
     return at
 
 
-def _open(path: Path, direct: Scratch | None) -> tuple[int, Scratch | None]:
+def _open(path: Path, direct: Scratch | None) -> tuple[int, os.stat_result, Scratch | None]:
     if direct is not None:
         with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT), direct
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
+            return *open_regular(path, os.O_DIRECT), direct
+    return *open_regular(path), None
 
 
 def sync_folder(path: Path) -> None:

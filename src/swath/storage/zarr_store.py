@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from swath.storage.folder import Folder
 from swath.storage.gate import Gate, away
 from swath.storage.local import Buffer, LocalFolder, Scratch, scatter
 from swath.storage.objects import ObjectFolder
+from swath.storage.regular import check_regular
 
 
 def is_zarr_store(place: object) -> bool:
@@ -37,7 +39,7 @@ def zarr_store_folder(place: Any) -> Folder:
 def as_zarr_store(folder: Folder) -> Any:
     """What zarr-python opens to read a folder."""
     if isinstance(folder, LocalFolder):
-        return folder.path
+        return _local_store()(folder.path, read_only=True)
     from zarr.storage import ObjectStore, StorePath
 
     if isinstance(folder, ObjectFolder):
@@ -45,6 +47,23 @@ def as_zarr_store(folder: Folder) -> Any:
         return StorePath(store, folder.prefix)
     assert isinstance(folder, ZarrStoreFolder)
     return StorePath(folder.store, folder.prefix)
+
+
+@functools.cache
+def _local_store() -> Any:
+    """zarr-python's store of local files, for reading files: it would wait for a fifo, and take a folder for what is not there."""
+    from zarr.storage import LocalStore
+
+    class Files(LocalStore):
+        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+            check_regular(self.root / key)
+            return await super().get(key, *arguments, **options)
+
+        def get_sync(self, key: str, **options: Any) -> Any:
+            check_regular(self.root / key)
+            return super().get_sync(key, **options)
+
+    return Files
 
 
 def _now(store: Any, path: str, call: Coroutine[Any, Any, Any]) -> Any:
