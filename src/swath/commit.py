@@ -73,7 +73,7 @@ def read_committed(path: Path) -> tuple[Path, bytes]:
 
     Raises
     ------
-    StoreNotFoundError, IncompleteStoreError
+    StoreNotFoundError, IncompleteStoreError, DamagedStoreError
     """
     # Between the two renames of `building`, where a kill may fall, the old one has another name; without a kill the new one has
     # come by the time that this one is gone.

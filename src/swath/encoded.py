@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -122,7 +122,7 @@ class EncodedReader:
         chunks: ChunkMap,
         decoder: Decoder,
         layout: Layout,
-        tiles: tuple[int, ...],
+        tiles: Sequence[int],
         scratch: Scratch,
         *,
         direct: bool,
@@ -303,7 +303,7 @@ def _runs(entries: Entries, reach: Reach) -> Iterator[tuple[int, int]]:
 class LibraryReader:
     """Reads blocks through zarr-python, h5py or numpy, each once."""
 
-    def __init__(self, array: Any, where: Callable[[int, int], str], layout: Layout, tiles: tuple[int, ...]) -> None:
+    def __init__(self, array: Any, where: Callable[[int, int], str], layout: Layout, tiles: Sequence[int]) -> None:
         """``where`` gives the file that holds a tile of a chunk."""
         self._array = array
         self._where = where

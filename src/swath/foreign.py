@@ -219,6 +219,10 @@ def open_zarr(folder: Folder, window: int) -> ForeignZarr:
         decode_copies=0 if decoder is None else 1 + len(decoder.steps) + 8 * len(decoder.filters),
         by_library=decoder is None,
     )
+    if not layout.is_countable:
+        raise FormatError(
+            f"The Zarr array {folder.url} has shape {array.shape} and chunks {chunks}: more than 64 bits count. Restore its metadata."
+        )
     fill_value = np.asarray(_fill_value(array), native)[()]
     return ForeignZarr(folder, encoded, array, layout, window, decoder, sharding, fill_value)
 
@@ -231,6 +235,8 @@ def _open_array(folder: Folder) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = zarr.open(as_zarr_store(folder), mode="r")
+            if isinstance(found, zarr.Array):
+                len(found.chunks)  # there is no such shape where chunks are of unlike sizes
     except Exception as error:  # a codec or a data type that is not there, JSON of another kind, ...
         _read_metadata(folder)  # a server that does not answer, or refuses, is told of as ever
         where = next((f"{folder.url}/{name}" for name in _METADATA if folder.has(name)), folder.url)

@@ -13,7 +13,7 @@ Pure arithmetic: nothing here opens a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,6 +54,9 @@ _MOST_SHARD_BYTES = 2**30
 _MANY_SHARDS = 1024
 _MOST_SHARD_CHUNKS = 2**14
 
+# Sums and differences of two counts fit in 64 bits too.
+_MOST_COUNTED = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
@@ -91,7 +94,7 @@ class Tiles:
             parts.insert(0, slice(i * t, min((i + 1) * t, n)))
         return tuple(parts)
 
-    def holding(self, columns: slice | NDArray[np.int64] | None) -> tuple[int, ...]:
+    def holding(self, columns: slice | NDArray[np.int64] | None) -> Sequence[int]:
         """The tiles that hold these positions along axis 1; all for None.
 
         Examples
@@ -99,9 +102,9 @@ class Tiles:
         >>> Tiles((10, 4), (3, 2)).holding(slice(2, 4))
         (0, 1, 2, 3)
         """
-        everything = range(self.count)
+        everything = range(self.count)  # metadata may tell of any number
         if columns is None or self.are_rows:
-            return tuple(everything)
+            return everything
         kept = np.arange(self.row_shape[0])[columns] // self.tile_shape[0]
         wanted, beside = set(kept.tolist()), math.prod(self.grid[1:])
         return tuple(tile for tile in everything if tile // beside in wanted)
@@ -139,6 +142,12 @@ class Layout:
     """Whether the library of the format reads and decodes, with threads of its own: it is asked for many chunks at once."""
     separator: str = "."
     """Of the parts of the key of a shard."""
+
+    @property
+    def is_countable(self) -> bool:
+        """Whether rows, chunks and bytes can be counted in 64 bits, as planning does."""
+        rows = self.n_rows + self.chunk_rows + self.shard_rows
+        return max(rows, self.n_rows * self.row_bytes, self.chunk_bytes, self.index_bytes) < _MOST_COUNTED
 
     @property
     def shape(self) -> tuple[int, ...]:

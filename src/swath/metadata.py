@@ -23,7 +23,9 @@ from swath.checksum import crc32c
 from swath.dtypes import describe_dtype, parse_description
 from swath.errors import FormatError, LayoutError, OptionError
 from swath.layout import CodecName, Layout
+from swath.memory import format_bytes
 from swath.shard import IDENTITY_BYTES, Stamp
+from swath.storage.regular import MOST_WHOLE_BYTES
 
 FORMAT = 1
 METADATA = "zarr.json"
@@ -246,15 +248,39 @@ def decode_metadata(encoded: bytes, folder: str) -> Facts:
         inner = document["codecs"][0]["configuration"]["chunk_shape"]
         shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
         separator = document["chunk_key_encoding"]["configuration"]["separator"]
-        if separator not in (".", "/"):  # it is a part of the names of shards
-            raise ValueError(f"the separator of keys is {separator!r}")
         layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec, separator=separator)
         sources, lengths = tuple(own["sources"]), tuple(own["lengths"])
-        return Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"])
+        facts = Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"])
+        if (what := _untrue(facts, shape, inner, shard)) is not None:
+            raise ValueError(what)
     except FormatError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise _not_ours(where, error) from None
+    return facts
+
+
+def _untrue(facts: Facts, *shapes: Any) -> str | None:
+    """What can't be true of a store, whoever made the checksum right; None if all may be."""
+    layout = facts.layout
+    if not all(map(_are_sizes, (*shapes, [facts.window], facts.lengths))) or not _are_sizes(facts.segments, least=0):
+        return "a size is no whole number of rows or values"
+    if any(shape[1:] != list(layout.row_shape) for shape in shapes) or layout.shard_rows % layout.chunk_rows:
+        return "chunks or shards do not hold whole rows"
+    if layout.dtype.hasobject or not layout.dtype.itemsize or not layout.is_countable:
+        return f"rows of shape {layout.shape} and dtype {layout.dtype} cannot be stored"
+    if len(facts.sources) != len(facts.lengths) or not all(isinstance(source, dict) for source in facts.sources):
+        return "sources and their lengths do not belong together"
+    if {sum(facts.segments), sum(facts.lengths)} != {layout.n_rows}:
+        return f"segments or sources have other rows than the {layout.n_rows} of the array"
+    if layout.separator not in (".", "/") or not isinstance(facts.reason, str):
+        return "a text is another value"
+    return None
+
+
+def _are_sizes(values: Any, *, least: int = 1) -> bool:
+    """Whether these are whole numbers, which a bool is not."""
+    return isinstance(values, (list, tuple)) and all(type(value) is int and value >= least for value in values)
 
 
 def check_metadata(encoded: bytes, folder: str) -> None:
@@ -296,7 +322,13 @@ def _attributes_of_others(encoded: bytes) -> dict[str, Any]:
 
 def _seal(document: dict[str, Any]) -> bytes:
     document["attributes"]["swath"]["crc32c"] = _checksum(document)
-    return _dump(document)
+    encoded = _dump(document)
+    if len(encoded) > MOST_WHOLE_BYTES:
+        raise LayoutError(
+            f"The metadata would have {format_bytes(len(encoded))}, and at most {format_bytes(MOST_WHOLE_BYTES)} are read. "
+            "Ingest the array anew, from fewer sources."
+        )
+    return encoded
 
 
 def _dump(document: dict[str, Any]) -> bytes:
@@ -313,6 +345,8 @@ def _unseal(encoded: bytes, where: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(encoded)
         own = document["attributes"]["swath"]
+        if not isinstance(own, dict):
+            raise TypeError(f"the attribute swath is a {type(own).__name__}")
         if own["format"] != FORMAT:
             raise FormatError(
                 f"{where} has format {own['format']!r}, and this version of swath reads {FORMAT}. Upgrade swath."

@@ -11,6 +11,7 @@ it out (`swath.gather`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -128,7 +129,7 @@ class Plan:
     """Whether every chunk that is touched is read whole and compared with its checksum."""
     direct: bool
     """Whether what is not in the page cache is read past it."""
-    tiles: tuple[int, ...]
+    tiles: Sequence[int]
     """Which of the chunks that lie side by side in a row are read (see `swath.layout.Tiles`)."""
     reach: Reach
     threads: int

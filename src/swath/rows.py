@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ class Access:
     """Compare chunks with their checksums."""
     direct: bool
     """Pass by the page cache."""
-    tiles: tuple[int, ...]
+    tiles: Sequence[int]
     """Which chunks of a row are read (see `swath.layout.Tiles`)."""
 
 

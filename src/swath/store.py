@@ -277,7 +277,7 @@ def group_above(folder: Folder) -> bytes:
     above = folder.above()
     try:
         encoded = above.read_if_there(METADATA)
-    except PermissionError:
+    except (PermissionError, DamagedStoreError):  # nothing that could be read, or of a size that ours never has
         return b""
     is_member = is_ours(encoded) and is_group(encoded) and folder.name in decode_group(encoded, above.url)
     return encoded if is_member else b""

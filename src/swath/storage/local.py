@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from swath.errors import DiskFullError, StoreAccessError
+from swath.errors import DiskFullError
 from swath.memory import format_bytes
 from swath.plan import LOCAL, Reach
 from swath.storage.gate import Gate
+from swath.storage.regular import beneath, open_regular, read_whole
 
 Buffer = memoryview
 """A contiguous buffer of bytes (format ``B``)."""
@@ -195,13 +196,14 @@ class LocalFolder:
             There is no such file.
         StoreAccessError
             It is a link, or behind one, that leads out of the folder.
+        DamagedStoreError
+            It is no file.
         """
         path = beneath(self.path, key)
-        descriptor, direct = _open(path, direct)
+        descriptor, stat, direct = _open(path, direct)
         try:
             # Readahead would fetch 128 KiB and more around each window: 0.6 GB/s instead of 1.7 cold.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            stat = os.fstat(descriptor)
             version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
             yield LocalFile(path, descriptor, stat.st_size, version, direct)
         finally:
@@ -212,9 +214,9 @@ class LocalFolder:
 
         Raises
         ------
-        FileNotFoundError, StoreAccessError
+        FileNotFoundError, StoreAccessError, DamagedStoreError
         """
-        return Path(beneath(self.path, key)).read_bytes()
+        return read_whole(beneath(self.path, key))
 
     def read_if_there(self, key: str) -> bytes:
         """The same; empty if it is not there."""
@@ -291,40 +293,11 @@ def scatter(content: Buffer, buffers: Sequence[Buffer]) -> int:
     return at
 
 
-def beneath(folder: Path, key: str) -> str:
-    """The path of a key in a folder, if neither the key nor a link on the way leads out of it. The folder itself may be a link.
-
-    What is not there, or changes meanwhile, is for the call that opens it. This is asked for each file that is read: by pathlib it
-    would take as long as all the rest of opening it.
-
-    Raises
-    ------
-    StoreAccessError
-    """
-    parts = key.split("/")
-    if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
-        raise StoreAccessError(f"{key!r} names nothing that lies in {folder}. Restore the metadata that name it.")
-    path = str(folder)
-    for part in parts:
-        path = f"{path}/{part}"
-        if os.path.islink(path):  # noqa: PTH114
-            break
-    else:
-        return path
-    real = Path(os.path.realpath(f"{folder}/{key}"))  # of links in a circle one of them, where `Path.resolve` fails
-    if not real.is_relative_to(os.path.realpath(folder)) or real.is_symlink():
-        raise StoreAccessError(
-            f"{folder / key} is a link, or behind one, that leads out of {folder}. Copy what it leads to in its place; "
-            "or, if you trust it, give zarr.storage.LocalStore(path), which follows links."
-        )
-    return str(real)
-
-
-def _open(path: str, direct: Scratch | None) -> tuple[int, Scratch | None]:
+def _open(path: str, direct: Scratch | None) -> tuple[int, os.stat_result, Scratch | None]:
     if direct is not None:
         with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT), direct
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
+            return *open_regular(path, os.O_DIRECT), direct
+    return *open_regular(path), None
 
 
 def sync_folder(path: Path) -> None:
