@@ -36,7 +36,7 @@ ROW_BYTES = _REFERENCE_COLUMNS * 8
 
 # By default: half a minute in all. Source and store take a half of the free disk at most; the source a third of memory, so
 # that warm means warm.
-_DEFAULT_BYTES = 2**30
+_DEFAULT_BYTES = 2**29
 _SHARE_OF_DISK = 4
 _SHARE_OF_MEMORY = 3
 
@@ -75,13 +75,13 @@ class DemoResult:
 
 
 def choose_size(free_disk: int, room: Room, n_rows: int | None = None) -> DemoSize:
-    """The reference job in small: of 1 GiB, or of what there is room for; or of ``n_rows`` rows.
+    """The reference job in small: of 512 MiB, or of what there is room for; or of ``n_rows`` rows.
 
     Examples
     --------
     >>> machine = Room(24 * 10**9, "the machine")
     >>> choose_size(80 * 10**9, machine).n_rows, choose_size(10**9, machine).n_rows, choose_size(80 * 10**9, machine, 512_000).windows
-    (64000, 12000, 10000)
+    (32000, 12000, 10000)
     """
     source = min(_DEFAULT_BYTES, free_disk // _SHARE_OF_DISK, room.n_bytes // _SHARE_OF_MEMORY)
     n_rows = n_rows or max(_BLOCK_ROWS, source // ROW_BYTES // _BLOCK_ROWS * _BLOCK_ROWS)
@@ -166,8 +166,8 @@ def demo_table(result: DemoResult) -> Table:
         f"{size.windows:,} random windows of {_WINDOW} rows from {size.n_rows:,} x {size.n_columns} float64 "
         f"({size.source_bytes / 1e9:.1f} GB): a batch of {batch / 1e9:.2f} GB, memory limit {size.memory_limit / 1e9:.1f} GB"
     )
-    # Without lines, and with one column of blanks between two, it fits in 60 columns.
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # Without lines, and with two blanks between columns, it fits in 80.
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("way")
     for name in ("cold s", "GB/s", "vs h5py", "warm s", "GB/s", "vs h5py", "peak memory"):
         table.add_column(name, justify="right")

@@ -152,7 +152,7 @@ class Forecast:
         )
         rows["memory"] = f"{format_bytes(self.memory_bytes)}, threads: {self.threads}"
         rows["time"] = self._describe_time()
-        return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+        return "\n".join(f"{name:<9}  {value}" for name, value in rows.items())
 
     @property
     def _amplification(self) -> float:
@@ -162,7 +162,7 @@ class Forecast:
         if self.expected_s is None or self.read_rate is None or self.encode_rate is None:
             return "unknown: to read a sample would write the temporary file"
         rates = f"reads {_rate(self.read_rate)} and encodes {_rate(self.encode_rate)}, as {format_bytes(self.sampled_bytes)} of it did"
-        return f"about {_duration(self.expected_s)} ({rates}; writes {_rate(self.write_rate)}, if the disk does)"
+        return f"{_duration(self.expected_s)} ({rates}; writes {_rate(self.write_rate)}, if the disk does)"
 
 
 def forecast(
@@ -277,9 +277,8 @@ def _forecast(source: Source, place: Folder, options: Options, limit: Room) -> F
 def _sample(facts: Facts, source: Source) -> tuple[int, float, float, float]:
     """Bytes of some rows, the seconds in which one thread read and encoded them, and how many bytes of them became one."""
     layout = facts.layout
-    rows = min(
-        layout.n_rows, max(1, min(_BYTES_A_PLACE // layout.chunk_bytes, layout.shard_chunks)) * layout.chunk_rows
-    )
+    a_place = min(_BYTES_A_PLACE // layout.chunk_bytes, layout.shard_chunks, layout.n_chunks // _PLACES)
+    rows = min(layout.n_rows, max(1, a_place) * layout.chunk_rows)
     buffer = np.zeros(-(-rows // layout.chunk_rows) * layout.chunk_bytes, np.uint8)
     out = buffer[: rows * layout.row_bytes].view(layout.dtype).reshape(rows, *layout.row_shape)
     n_bytes, stored, read_s, encode_s = 0, 0, 0.0, 0.0
@@ -329,6 +328,8 @@ def _rate(rate: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
     if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"about {seconds:.2g} s" if seconds < 10 else f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"

@@ -216,6 +216,7 @@ def _append_blocks(blocks: Blocks, place: Folder, store: Store, limit: Room, don
 
 
 def open_given(source: Any, options: Options, limit: Room) -> Source | Blocks:
+    """The source of an ingest, or its blocks."""
     if isinstance(source, Iterator):
         return Blocks.of(source)
     check_casting(options.casting)

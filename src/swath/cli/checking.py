@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from swath.array import RowArray
+    from swath.check import Verification
 
 
 @click.command()
@@ -45,7 +46,7 @@ def verify(store: str, sources: tuple[str, ...], memory_limit: int | None, as_js
     given = _by_name(sources, arrays)
     found = [a.verify(given.get(name), memory_limit=memory_limit) for name, a in arrays.items()]
     if as_json:
-        say_json({"sound": all(found), "arrays": [{"sound": bool(each), **asdict(each)} for each in found]})
+        say_json({"url": store, "sound": all(found), "arrays": [_verified(each) for each in found]})
     else:
         for each in found:
             say(str(each))
@@ -79,7 +80,12 @@ def repair(store: str, sources: tuple[str, ...], timeout: float, memory_limit: i
             for damage in mended:
                 say(f"  {damage.path}: rows {damage.rows[0]} to {damage.rows[1] - 1}")
     if as_json:
-        say_json({"arrays": facts})
+        say_json({"url": store, "arrays": facts})
+
+
+def _verified(found: Verification) -> dict[str, Any]:
+    facts = asdict(found)
+    return {"url": facts.pop("url"), "sound": bool(found), "bytes": facts.pop("n_bytes"), **facts}
 
 
 def _by_name(sources: tuple[str, ...], arrays: Mapping[str, RowArray]) -> dict[str, list[str]]:

@@ -9,7 +9,9 @@ import click
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete swath's commands, options and files.
+    """Print the script that makes a shell complete swath.
+
+    It completes commands, options, choices and files.
 
     \b
     Examples, each once:

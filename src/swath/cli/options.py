@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from swath.array import RowArray
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 # As swath.layout, swath.sources.converted and swath.gather name them, which are not imported for a help text.
 CODECS = ("auto", "raw", "lz4", "zstd")
@@ -113,7 +111,7 @@ _verbose = click.option(
 )
 
 
-def common(command: _F) -> _F:
+def common[F: Callable[..., Any]](command: F) -> F:
     """The options of every command."""
     return _json(_verbose(command))
 
@@ -131,7 +129,7 @@ _starts = click.option("--starts", type=Place(), metavar="LIST|FILE", help="Star
 _random = click.option("--random", "n_random", type=click.IntRange(min=0), metavar="N", help="N random starts instead.")
 
 
-def starts(command: _F) -> _F:
+def starts[F: Callable[..., Any]](command: F) -> F:
     """Which windows are meant: see `choose_starts`."""
     return _starts(_random(seed(window(command))))
 

@@ -127,6 +127,8 @@ def gather(
 
     if out.suffix != ".npy" or out.exists():
         raise click.UsageError(f"{out} is to be a new .npy file" + (", but it exists." if out.exists() else "."))
+    if not out.absolute().parent.is_dir():
+        raise click.UsageError(f"There is no folder {out.parent} for {out.name}. Make it first.")
     a = swath.open(url)
     chosen = opt.choose_starts(a, starts, n_random, seed, window)
     shape = a.plan(chosen, window=window).batch_shape

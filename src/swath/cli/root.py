@@ -74,7 +74,7 @@ class _Commands(click.Group):
       2    the call is wrong or cannot be done; the message says why, and what to do
       3    a fault of swath, with a traceback: please report it
       130  interrupted by Ctrl-C (128 + the number of any other signal)
-    """,  # noqa: D301 # click takes a backspace for "leave this paragraph as it is"
+    """,  # click takes a backspace for "leave this paragraph as it is"
 )
 @click.version_option(__version__, prog_name="swath")
 def cli() -> None:

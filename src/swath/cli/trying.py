@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 _NEXT = """
 Next, with an array of your own:
-  swath ingest FILE.h5::NAME my.zarr --dry-run    what would be written, and how long it takes
-  swath ingest FILE.h5::NAME my.zarr              also .npy, Zarr, raw, text, images
-  swath gather my.zarr batch.npy --random 1000    or in Python: swath.open("my.zarr").gather(starts)
-  swath bench my.zarr                             how fast that is here"""
+  swath ingest FILE.h5::NAME my.zarr --dry-run
+  swath ingest FILE.h5::NAME my.zarr
+  swath gather my.zarr batch.npy --random 1000
+  swath bench my.zarr
+In Python: swath.open("my.zarr").gather(starts)
+What else can come in: swath ingest --help"""
 
 
 @click.command()
 @click.option(
-    "--size", type=opt.Size(), metavar="SIZE", help="Of the source; by default 1GiB, or less if room is short."
+    "--size", type=opt.Size(), metavar="SIZE", help="Of the source; by default 512MiB, or less if room is short."
 )
 @click.option("--rows", type=click.IntRange(min=1000), help="Rows of the source, of 16 kB each, instead of --size.")
 @click.option("--full", is_flag=True, help="2,000,000 x 2000 float64: 32 GB, and as much again for the store.")
@@ -35,10 +37,10 @@ Next, with an array of your own:
 )
 @opt.common
 def demo(size: int | None, rows: int | None, full: bool, folder: Path | None, as_json: bool) -> None:
-    """Run the reference job on this machine, beside h5py and numpy.memmap.
+    """Measure the reference job on this machine.
 
-    Writes an HDF5 file, ingests it, gathers random windows, compares every byte with h5py, and prints one table. It takes
-    about half a minute, and nothing is left, whether it ends or is stopped.
+    Writes an HDF5 file, ingests it, gathers random windows, also by h5py and numpy.memmap, compares every byte with h5py,
+    and prints one table. It takes about half a minute. Nothing is left, whether it ends or is stopped.
 
     \b
     Examples:
@@ -109,7 +111,7 @@ def bench(url: str, windows: int, seed: int, window: int | None, memory_limit: i
         title=f"{windows:,} random windows of {rows} rows from {a.shape} {a.dtype}, {a.codec}: {a.url}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for name in ("way", "windows", "cold GB/s", "warm GB/s", "peak memory"):
         table.add_column(name, justify="left" if name == "way" else "right")
