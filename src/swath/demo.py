@@ -43,6 +43,9 @@ _SHARE_OF_MEMORY = 3
 # Source and store, and what a file system keeps for itself.
 _DISK_NEEDED = 2.1
 
+# Columns of the table with all its figures.
+_WIDE = 80
+
 
 @dataclass(frozen=True, slots=True)
 class DemoSize:
@@ -108,8 +111,9 @@ def run_demo(folder: Path | None, n_rows: int | None) -> DemoResult:
                 "Choose a smaller --size, or another --folder."
             )
         source, store = f"{place / 'source.h5'}::A", str(place / "store.zarr")
+        _say(f"Working in {place}")
         _say(
-            f"In {place}, with {format_bytes(size.disk_bytes)} of the disk, all of which is given back. Ctrl-C stops it and leaves nothing."
+            f"{format_bytes(size.disk_bytes)} of its disk are used, and given back. Ctrl-C stops it and leaves nothing."
         )
         _say(
             f"1/3  Writing an HDF5 file: {size.n_rows:,} x {size.n_columns} float64, {format_bytes(size.source_bytes)}"
@@ -119,9 +123,7 @@ def run_demo(folder: Path | None, n_rows: int | None) -> DemoResult:
         begin = time.perf_counter()
         ingest(source, store, window=_WINDOW, memory_limit=size.memory_limit)
         ingest_s = time.perf_counter() - begin
-        _say(
-            f"3/3  Gathering {size.windows:,} random windows of {_WINDOW} rows in four ways, from the disk and from memory"
-        )
+        _say(f"3/3  Gathering {size.windows:,} random windows of {_WINDOW} rows in four ways")
         ways: dict[str, str] = {
             "swath gather": store,
             "swath compute": store,
@@ -155,8 +157,8 @@ def write_source(path: Path, size: DemoSize) -> None:
                 block += 1.0
 
 
-def demo_table(result: DemoResult) -> Table:
-    """The one table."""
+def demo_table(result: DemoResult, columns: int) -> Table:
+    """The one table, as wide as so many columns allow."""
     from rich import box
     from rich.table import Table
 
@@ -166,24 +168,21 @@ def demo_table(result: DemoResult) -> Table:
         f"{size.windows:,} random windows of {_WINDOW} rows from {size.n_rows:,} x {size.n_columns} float64 "
         f"({size.source_bytes / 1e9:.1f} GB): a batch of {batch / 1e9:.2f} GB, memory limit {size.memory_limit / 1e9:.1f} GB"
     )
-    # Without lines, and with two blanks between columns, it fits in 80.
+    # Without lines, and with two blanks between columns, it fits in 80, and without the rates, which the times tell, in 60.
+    rated = columns >= _WIDE
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("way")
-    for name in ("cold s", "GB/s", "vs h5py", "warm s", "GB/s", "vs h5py", "peak memory"):
-        table.add_column(name, justify="right")
-    base = "h5py loop"
-    for way, warm in result.warm.items():
-        cold = result.cold[way]
-        table.add_row(
-            way,
-            f"{cold.seconds:.2f}",
-            f"{cold.gigabytes_a_second:.2f}",
-            f"{result.cold[base].seconds / cold.seconds:.1f}x",
-            f"{warm.seconds:.2f}",
-            f"{warm.gigabytes_a_second:.2f}",
-            f"{result.warm[base].seconds / warm.seconds:.1f}x",
-            f"{max(cold.peak_bytes, warm.peak_bytes) / 1e9:.2f} GB",
-        )
+    table.add_column("way", min_width=len("numpy.memmap"))
+    for state in ("cold", "warm"):
+        for name in (f"{state} s", *(["GB/s"] if rated else []), "vs h5py"):
+            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("peak memory" if rated else "peak", justify="right", no_wrap=True)
+    for way, cold in result.cold.items():
+        row = [way]
+        for state in (result.cold, result.warm):
+            found, base = state[way], state["h5py loop"]
+            rate = [f"{found.gigabytes_a_second:.2f}"] if rated else []
+            row += [f"{found.seconds:.2f}", *rate, f"{base.seconds / found.seconds:.1f}x"]
+        table.add_row(*row, f"{max(cold.peak_bytes, result.warm[way].peak_bytes) / 1e9:.2f} GB")
     table.caption = (
         f"Ingest: {result.ingest_s:.1f} s, {size.source_bytes / result.ingest_s / 1e9:.2f} GB/s. Every byte of swath's batches was "
         "compared with h5py's. Cold: file caches dropped. Peak memory: of the process, by the kernel."

@@ -23,8 +23,7 @@ _PIPE_COLUMNS = 120
 def say(text: str) -> None:
     """Print lines. In a terminal a long one goes on below the second of its columns; a pipe gets each as it is."""
     if sys.stdout.isatty():
-        columns = shutil.get_terminal_size().columns
-        text = "\n".join(_wrapped(line, columns) for line in text.splitlines())
+        text = "\n".join(_wrapped(line, columns()) for line in text.splitlines())
     click.echo(text)
 
 
@@ -33,11 +32,16 @@ def say_json(facts: Mapping[str, Any]) -> None:
     click.echo(json.dumps(facts))
 
 
+def columns() -> int:
+    """Of the terminal, or of what a table has in a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_COLUMNS
+
+
 def say_table(table: Table) -> None:
     """Print a table of rich, which adapts it to the terminal; in colours only where there are any."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    console = Console(width=columns())
     with console.capture() as captured:
         console.print(table)
     click.echo(captured.get(), nl=False, color=True)
@@ -75,10 +79,10 @@ def say_array(a: RowArray) -> None:
     say("\n".join(f"{name:<11} {value}" for name, value in facts.items()))
 
 
-def _wrapped(line: str, columns: int) -> str:
-    if len(line) <= columns:
+def _wrapped(line: str, width: int) -> str:
+    if len(line) <= width:
         return line
     name, gap, _ = line.partition("  ")
     value = line[len(name) + len(gap) :].lstrip() if gap and name else line.lstrip()
     indent = " " * (len(line) - len(value)) if gap else "  "
-    return textwrap.fill(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

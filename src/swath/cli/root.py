@@ -8,9 +8,10 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,8 +19,13 @@ from swath import __version__
 from swath.cli import checking, completing, reading, trying, writing
 from swath.errors import SwathError
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
 # What the help says of them, and docs/how-to/command-line.md.
-_DAMAGE, _REFUSED, _FAULT, _INTERRUPTED = 1, 2, 3, 130
+_REFUSED, _FAULT, _INTERRUPTED = 2, 3, 130
+
+_AGAIN_SECONDS = 0.05
 
 
 class _Interrupted(Exception):
@@ -102,6 +108,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # and not ignored, as under nohup
             signal.signal(number, _end)
+    sys.unraisablehook = _raise_again
     try:
         cli.main(prog_name="swath", complete_var="_SWATH_COMPLETE", standalone_mode=False)
         sys.stdout.flush()
@@ -130,6 +137,15 @@ def main() -> None:
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     """As Ctrl-C does: what is half written is cleaned up on the way out."""
     sys.exit(128 + number)
+
+
+def _raise_again(lost: UnraisableHookArgs) -> None:
+    """Ctrl-C that falls into the callback of a weak reference, of which h5py has many, is lost there: it comes again, a little later."""
+    if issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
+        number = signal.SIGINT if issubclass(lost.exc_type, KeyboardInterrupt) else signal.SIGTERM
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _wants_json() -> bool:

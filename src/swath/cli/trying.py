@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swath.cli import options as opt
-from swath.cli.output import say, say_json, say_table
+from swath.cli.output import columns, say, say_json, say_table
 
 if TYPE_CHECKING:
     from swath.measure import Result
@@ -59,7 +59,7 @@ def demo(size: int | None, rows: int | None, full: bool, folder: Path | None, as
             {**asdict(result.size), "source_bytes": result.size.source_bytes, "ingest_s": result.ingest_s, "ways": ways}
         )
         return
-    say_table(demo_table(result))
+    say_table(demo_table(result, columns()))
     say(_NEXT)
 
 
