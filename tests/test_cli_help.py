@@ -2,11 +2,15 @@
 
 import json
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -146,7 +150,7 @@ def test_a_typo_is_guessed() -> None:
 def test_messages_name_options_as_they_are_typed(here: Path) -> None:
     swath.ingest("x.npy", "a.zarr")
     assert "or give --overwrite to replace" in _run("ingest", "x.npy", "a.zarr").stderr
-    assert "give --dtype." in _run("ingest", "samples.bin", "b.zarr").stderr
+    assert "give --dtype and --row-shape." in _run("ingest", "samples.bin", "b.zarr").stderr
     assert "Raise --memory-limit" in _run("ingest", "x.npy", "b.zarr", "--memory-limit", "1kB").stderr
 
 
@@ -211,20 +215,11 @@ COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
 _swath_completion swath
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-# zsh completes in an editor alone: what the script would hand to it is printed.
-_ZSH = """
-compdef() {{ :; }}; compstate=(); funcstack=()
-_describe() {{ print -l -- ${{${{(P)4}}%%:*}}; }}
-compadd() {{ print -l -- ${{@:#-*}}; }}
-source ./completion
-words=({line}); CURRENT=${{#words}}
-_swath_completion
-"""
 _FISH = "source completion; complete -C '{line}'"
 
 
 @pytest.mark.parametrize(("line", "offered"), _COMPLETED, ids=["command", "option", "choice"])
-@pytest.mark.parametrize(("shell", "script"), [("bash", _BASH), ("zsh", _ZSH), ("fish", _FISH)])
+@pytest.mark.parametrize(("shell", "script"), [("bash", _BASH), ("fish", _FISH)])
 def test_a_shell_completes(tmp_path: Path, shell: str, script: str, line: str, offered: set[str]) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
@@ -240,6 +235,36 @@ def test_a_shell_completes(tmp_path: Path, shell: str, script: str, line: str, o
     )
     assert {word.split("\t")[0] for word in done.stdout.split("\n") if word} >= offered, done
     assert "demo" not in done.stdout
+
+
+@pytest.mark.parametrize(("line", "offered"), _COMPLETED, ids=["command", "option", "choice"])
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes(tmp_path: Path, line: str, offered: set[str]) -> None:
+    """It completes in its editor alone: the line is typed, and Tab."""
+    environment = _swath_on_path(tmp_path) | {"TERM": "dumb", "PS1": "> "}
+    (tmp_path / "completion").write_text(_run("completion", "zsh").stdout)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe("zsh", ["zsh", "-f", "-i"], environment)
+    try:
+        _typed(terminal, "autoload -Uz compinit; compinit -u -D; source ./completion; echo rea''dy\n", "ready")
+        completed = line.rpartition(" ")[0] + " " + next(iter(offered))
+        _typed(terminal, line + "\t", completed)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def _typed(terminal: int, text: str, wanted: str) -> None:
+    """Type into a terminal, and wait for what it shows then."""
+    os.write(terminal, text.encode())
+    shown, deadline = "", time.monotonic() + 60
+    while wanted not in shown:
+        assert time.monotonic() < deadline, shown
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 2**16).decode(errors="replace")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
