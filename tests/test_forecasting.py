@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -133,10 +134,7 @@ def test_what_an_interrupted_ingest_has_written_is_not_needed_again(
 
 
 def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from collections import namedtuple
-
-    usage = namedtuple("usage", ["total", "used", "free"])(2**30, 2**30 - 1000, 1000)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     found = swath.forecast(ROWS, tmp_path / "a.zarr")
     assert not found.fits
     with pytest.raises(DiskFullError, match=r"1000 B free, but the ingest needs 2\.\d+ MiB"):
