@@ -35,7 +35,7 @@ LAYERS = [
     {"workers", "check", "gathered"},
     {"cluster", "lazy"},
     {"ingestion"},
-    {"repair", "graphs", "recipe"},
+    {"repair", "graphs", "recipe", "forecasting"},
     {"computing", "batches"},
     {"array", "sharing"},
     {"doors", "group", "exporting"},

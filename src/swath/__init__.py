@@ -6,33 +6,29 @@
 (3, 16, 20)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from swath import errors
-from swath.array import RowArray
-from swath.batches import Batches
-from swath.doors import ingest, open
 from swath.errors import SwathError
-from swath.exporting import export
-from swath.group import RowGroup, ingest_group, open_group
-from swath.plan import Plan
-from swath.sharing import (
-    BatchServer,
-    SharedBatch,
-    attach,
-    consume,
-    serve_batches,
-    share,
-)
-from swath.sources.images import images
 
 if TYPE_CHECKING:
+    from swath.array import RowArray
+    from swath.batches import Batches
     from swath.computing import compute
+    from swath.doors import ingest, open
+    from swath.exporting import export
+    from swath.forecasting import Forecast, forecast
+    from swath.group import RowGroup, ingest_group, open_group
+    from swath.plan import Plan
+    from swath.sharing import BatchServer, SharedBatch, attach, consume, serve_batches, share
+    from swath.sources.images import images
 
 __version__ = "0.1.0"
 __all__ = [
     "BatchServer",
     "Batches",
+    "Forecast",
     "Plan",
     "RowArray",
     "RowGroup",
@@ -43,6 +39,7 @@ __all__ = [
     "consume",
     "errors",
     "export",
+    "forecast",
     "images",
     "ingest",
     "ingest_group",
@@ -52,10 +49,29 @@ __all__ = [
     "share",
 ]
 
+# Where each is, to be imported when it is first asked for: numpy alone takes a fifth of a second, and `swath --help`, and
+# every Tab in a shell, need none of it.
+_HOMES = {
+    "array": ["RowArray"],
+    "batches": ["Batches"],
+    "computing": ["compute"],
+    "doors": ["ingest", "open"],
+    "exporting": ["export"],
+    "forecasting": ["Forecast", "forecast"],
+    "group": ["RowGroup", "ingest_group", "open_group"],
+    "plan": ["Plan"],
+    "sharing": ["BatchServer", "SharedBatch", "attach", "consume", "serve_batches", "share"],
+    "sources.images": ["images"],
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "compute":  # dask takes half a second to import, and most programs never compute lazily
-        from swath.computing import compute
-
-        return compute
+    for home, names in _HOMES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"swath.{home}"), name)
+            return found
     raise AttributeError(f"module 'swath' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

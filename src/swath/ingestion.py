@@ -89,9 +89,9 @@ class Options:
 def ingest(source: Any, place: Folder, options: Options) -> None:
     """Write ``source`` as a store at ``place``; parameters and errors as `swath.ingest` describes them."""
     check_vacant(place, overwrite=options.overwrite)
-    _check_alone(place)
+    check_alone(place)
     limit = resolve_limit(options.memory_limit)
-    opened = _open(source, options, limit)
+    opened = open_given(source, options, limit)
     if isinstance(opened, Blocks):
         if (options.dtype, options.row_shape, options.rows) != (None, None, None):
             raise OptionError(
@@ -105,7 +105,7 @@ def ingest(source: Any, place: Folder, options: Options) -> None:
 def ingest_group(sources: Mapping[str, Any] | str | os.PathLike[str], place: Folder, options: Options) -> None:
     """Write ``sources`` as a group at ``place``; parameters and errors as `swath.ingest_group` describes them."""
     check_vacant(place, overwrite=options.overwrite)
-    _check_alone(place)
+    check_alone(place)
     limit = resolve_limit(options.memory_limit)
     _ingest_sources(_open_aligned(sources, options, limit), place, options, limit)
 
@@ -113,8 +113,8 @@ def ingest_group(sources: Mapping[str, Any] | str | os.PathLike[str], place: Fol
 def append(source: Any, place: Folder, options: Options, timeout: float) -> None:
     """Append ``source`` to the store at ``place``; parameters and errors as `RowArray.append` describes them."""
     limit = resolve_limit(options.memory_limit)
-    _check_alone(place)
-    opened = _open(source, _like(options, open_store(place)), limit)
+    check_alone(place)
+    opened = open_given(source, _like(options, open_store(place)), limit)
     with locked(place, timeout=timeout) as place:
         settled = settle(place)
         store = open_store(place)
@@ -145,10 +145,10 @@ def append_group(
 
 
 def _ingest_sources(sources: Mapping[str, Source], place: Folder, options: Options, limit: Room) -> None:
-    pending = _pending_facts(place) if options.resume else {}
+    pending = pending_facts(place) if options.resume else {}
     separators = separators_for(place, sources)
     parts = [
-        Part(name, _new_facts(source, options, limit, pending.get(name), separators[name]), source, 0)
+        Part(name, new_facts(source, options, limit, pending.get(name), separators[name]), source, 0)
         for name, source in sources.items()
     ]
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
@@ -194,7 +194,7 @@ def _ingest_blocks(blocks: Blocks, place: Folder, options: Options, limit: Room)
     """Write as it comes: nobody can read the blocks again, so that a run that was interrupted begins anew."""
     first = ArraySource(blocks.first, blocks.dtype)
     separators = separators_for(place, [""])
-    facts = _new_facts(first, options, limit, None, separators[""])
+    facts = new_facts(first, options, limit, None, separators[""])
     facts = replace(
         facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
     )
@@ -215,7 +215,8 @@ def _append_blocks(blocks: Blocks, place: Folder, store: Store, limit: Room, don
             build.files = {METADATA: encode_metadata(facts, store.encoded)}
 
 
-def _open(source: Any, options: Options, limit: Room) -> Source | Blocks:
+def open_given(source: Any, options: Options, limit: Room) -> Source | Blocks:
+    """The source of an ingest, or its blocks."""
     if isinstance(source, Iterator):
         return Blocks.of(source)
     check_casting(options.casting)
@@ -259,7 +260,7 @@ def _open_aligned(
     opened: dict[str, Source] = {}
     for name, source in sources.items():
         check_name(name)
-        each = _open(source, options if stores is None else _like(options, stores[name]), limit)
+        each = open_given(source, options if stores is None else _like(options, stores[name]), limit)
         if isinstance(each, Blocks):
             raise SourceError(
                 f"The source of {name!r} is an iterator, whose length is not known before it ends. Ingest it by itself first."
@@ -280,7 +281,7 @@ def _check_alike(shape: tuple[int, ...], dtype: np.dtype[Any], store: Store) -> 
         )
 
 
-def _check_alone(place: Folder) -> None:
+def check_alone(place: Folder) -> None:
     """Refuse to write one array of a group without the others.
 
     Raises
@@ -315,7 +316,7 @@ def _files(parts: Sequence[Part], stores: Mapping[str, Store] | None = None) -> 
     }
 
 
-def _pending_facts(place: Folder) -> dict[str, Facts]:
+def pending_facts(place: Folder) -> dict[str, Facts]:
     """What an interrupted ingest into ``path`` was to make, by name."""
     encoded = pending_bytes(place)
     with contextlib.suppress(FormatError):
@@ -324,7 +325,7 @@ def _pending_facts(place: Folder) -> dict[str, Facts]:
     return {}
 
 
-def _new_facts(source: Source, options: Options, limit: Room, pending: Facts | None, separator: str) -> Facts:
+def new_facts(source: Source, options: Options, limit: Room, pending: Facts | None, separator: str) -> Facts:
     """What a store of a source will be."""
     window = check_usual_window(options.window)
     described = source.describe()
@@ -386,8 +387,13 @@ def _choose_codec(
     if pending is not None and (pending.sources[0], pending.window) == (described, window):
         kept: Any = pending.layout.codec
         return kept, pending.reason
+    if fits_in_cache(source):
+        return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
     location = Location(_READ_RATE, _CACHED_RATE, machine_bytes(), len(os.sched_getaffinity(0)))
-    if source.shape[0] * row_bytes <= _FITS * location.cache_bytes:
-        return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window), location)
+
+
+def fits_in_cache(source: Source) -> bool:
+    """Whether the rows stay in the page cache."""
+    return math.prod(source.shape) * source.dtype.itemsize <= _FITS * machine_bytes()

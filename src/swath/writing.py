@@ -96,7 +96,7 @@ def on_threads(part: Part, limit: Room, *, remote: bool) -> Writer:
     MemoryLimitError
         There is no room for one.
     """
-    return partial(_write_shards, _workers(part, limit, remote))
+    return partial(_write_shards, workers_for(part, limit, remote=remote))
 
 
 def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
@@ -190,7 +190,7 @@ def put_shard(folder: Folder, facts: Facts, shard: int, buffer: NDArray[np.uint8
     folder.put(shard_key(layout, shard), encoded)
 
 
-def _workers(part: Part, limit: Room, remote: bool) -> int:
+def workers_for(part: Part, limit: Room, *, remote: bool) -> int:
     """As many workers as pay, and as their buffers leave room for.
 
     Raises
@@ -199,7 +199,7 @@ def _workers(part: Part, limit: Room, remote: bool) -> int:
         There is no room for one.
     """
     layout, source = part.facts.layout, part.source
-    buffers = _buffers(layout, remote)
+    buffers = buffer_bytes(layout, remote=remote)
     fitting = (limit.n_bytes - source.read_bytes) // buffers
     if fitting < 1:
         raise MemoryLimitError(
@@ -213,23 +213,27 @@ def _workers(part: Part, limit: Room, remote: bool) -> int:
 
 def bytes_of_worker(part: Part, *, remote: bool) -> int:
     """What one that writes a shard by itself holds."""
-    return part.source.read_bytes + _buffers(part.facts.layout, remote)
+    return part.source.read_bytes + buffer_bytes(part.facts.layout, remote=remote)
 
 
-def _buffers(layout: Layout, remote: bool) -> int:
+def buffer_bytes(layout: Layout, *, remote: bool) -> int:
     """The rows of a shard, as they are; where they are encoded, encoded; and an object as a whole."""
     shard = layout.shard_rows * layout.row_bytes
     return (1 + (layout.codec != "raw") + remote) * shard + layout.head_bytes
+
+
+def stored_bytes(layout: Layout, shards: Sequence[int], ratio: float = 1.0) -> int:
+    """What some shards take on the disk, if ``ratio`` bytes of rows become one: exact for raw chunks."""
+    chunks = sum(layout.chunks_in(shard) for shard in shards)
+    return int(chunks * (layout.chunk_bytes / ratio + layout.crc_bytes)) + len(shards) * layout.head_bytes
 
 
 def _check_disk(folder: LocalFolder, parts: Sequence[Part], missing: Sequence[Sequence[int]]) -> None:
     """Refuse what the disk cannot take, where that is known before."""
     needed = 0
     for part, shards in zip(parts, missing):
-        layout = part.facts.layout
-        if layout.codec == "raw":
-            chunks = sum(layout.chunks_in(shard) for shard in shards)
-            needed += chunks * (layout.chunk_bytes + layout.crc_bytes) + len(shards) * layout.head_bytes
+        if part.facts.layout.codec == "raw":
+            needed += stored_bytes(part.facts.layout, shards)
     free = shutil.disk_usage(folder.path).free
     if needed > free:
         raise DiskFullError(

@@ -96,6 +96,11 @@ class BandReader:
     """Rows [a, b) of a slab, by the library."""
     _kept: tuple[int, NDArray[Any] | Spool] | None = field(default=None, repr=False)
 
+    @property
+    def temporary_bytes(self) -> int:
+        """Of the file that a band goes through, if it does."""
+        return self.bands.rows * math.prod(self.shape[1:]) * self.dtype.itemsize if self.bands.spooled else 0
+
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Copy rows from the bands that hold them.
 

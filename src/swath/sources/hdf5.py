@@ -47,6 +47,11 @@ class ChunkedSource:
         """The dataset is one segment."""
         return (self.shape[0],)
 
+    @property
+    def temporary_bytes(self) -> int:
+        """Of the file that a band goes through, if it does."""
+        return 0 if self.banded is None else self.banded.temporary_bytes
+
     def describe(self) -> dict[str, Any]:
         """The file's name, size and time, and the dataset's name."""
         return {"kind": "hdf5", **(facts_now(self.facts) if "mtime_ns" in self.facts else self.facts)}

@@ -56,6 +56,11 @@ class Spool:
             offset += self.n_rows * row_bytes
 
 
+def temporary_folder() -> str:
+    """Where the files go."""
+    return os.environ.get("TMPDIR") or (_ON_DISK if os.access(_ON_DISK, os.W_OK) else tempfile.gettempdir())
+
+
 def slab_shape(slab: Slab) -> tuple[int, ...]:
     """What it has along each axis of a row."""
     return tuple(part.stop - part.start for part in slab)
@@ -75,7 +80,7 @@ def spool(
     DiskFullError
         That folder has no room.
     """
-    folder = os.environ.get("TMPDIR") or (_ON_DISK if os.access(_ON_DISK, os.W_OK) else tempfile.gettempdir())
+    folder = temporary_folder()
     needed = n_rows * math.prod(row_shape) * dtype.itemsize
     try:
         free = shutil.disk_usage(folder).free

@@ -56,6 +56,11 @@ class ZarrSource:
         """A band, or a slab of it, and the chunks that zarr-python has in hand."""
         return self.bands.peak_bytes
 
+    @property
+    def temporary_bytes(self) -> int:
+        """Of the file that a band goes through, if it does."""
+        return self._reader.temporary_bytes
+
     def describe(self) -> dict[str, Any]:
         """The array's name, and number, size and last change of all its files: Zarr has no version of its own."""
         facts = {"kind": "zarr", "path": self.name, "shape": list(self.shape), "dtype": str(self.dtype)}

@@ -1,0 +1,5 @@
+"""``python -m swath.cli``."""
+
+from swath.cli import main
+
+main()
