@@ -17,6 +17,8 @@ _SOURCE = Path(swath.__file__).parent
 LAYERS = [
     {"errors"},
     {"memory", "windows", "layout", "dtypes"},
+    {"drawing"},
+    {"html"},
     {"plan", "permutation", "population"},
     {"sampling"},
     {"checksum", "progress", "ahead", "buffers"},

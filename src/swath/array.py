@@ -13,6 +13,7 @@ from swath import gather as _gather
 from swath.batches import Batches, batches_of
 from swath.errors import OptionError
 from swath.gather import Direct, Verify
+from swath.html import array_card, shown_place
 from swath.memory import Room, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
@@ -101,7 +102,13 @@ class RowArray:
     def __repr__(self) -> str:
         return (
             f"<swath.RowArray {self.shape} {self.dtype}, windows of {self.window} rows, "
-            f"chunks of {self.chunk_rows}, shards of {self.shard_rows}, {self.codec}: {self.url}>"
+            f"chunks of {self.chunk_rows}, shards of {self.shard_rows}, {self.codec}: {shown_place(self.url)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = self._rows
+        return array_card(
+            "swath.RowArray", self.url, rows.layout, self.window, self.reason, self.segments, is_store=rows.is_store
         )
 
     def plan(

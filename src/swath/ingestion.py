@@ -39,6 +39,7 @@ from swath.metadata import (
     encode_metadata,
     is_group,
 )
+from swath.plan import CACHED_BYTES_A_SECOND, DISK_BYTES_A_SECOND
 from swath.sample import sample_codecs
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
@@ -55,10 +56,6 @@ from swath.writing import Part, Writer, on_threads, write_parts
 
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
 _CACHE_IN_LIMIT = 0.5
-
-# Random windows from a local disk and from the page cache, in bytes a second (benchmarks/, 2 cores, a virtual NVMe disk).
-_READ_RATE = 1.2e9
-_CACHED_RATE = 5e9
 
 # An array of this share of the memory stays in the page cache beside what else is there.
 _FITS = 0.5
@@ -387,7 +384,7 @@ def _choose_codec(
         kept: Any = pending.layout.codec
         return kept, pending.reason
     row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
-    location = Location(_READ_RATE, _CACHED_RATE, machine_bytes(), len(os.sched_getaffinity(0)))
+    location = Location(DISK_BYTES_A_SECOND, CACHED_BYTES_A_SECOND, machine_bytes(), len(os.sched_getaffinity(0)))
     if source.shape[0] * row_bytes <= _FITS * location.cache_bytes:
         return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window), location)
