@@ -60,6 +60,7 @@ OWNERS = {
     "PIL": {"sources"},
     "numcodecs": {"decoder"},
     "rich": {"progress"},
+    "IPython": {"progress"},
     "awscrt": {"checksum"},
     "pyarrow": {"sources"},
     "torch": {"loaders"},

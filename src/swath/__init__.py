@@ -6,6 +6,7 @@
 (3, 16, 20)
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from swath import errors
@@ -28,6 +29,9 @@ from swath.sources.images import images
 
 if TYPE_CHECKING:
     from swath.computing import compute
+
+# What is logged is heard only where a program listens to "swath", or to all.
+logging.getLogger("swath").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = [

@@ -147,6 +147,7 @@ class RowArray:
         memory_limit: int | str | None = None,
         verify: Verify = "always",
         direct: Direct = "auto",
+        progress: bool | None = None,
     ) -> NDArray[Any]:
         """Windows of rows, now: ``np.stack([A[s : s + window] for s in starts])``, bit for bit.
 
@@ -168,6 +169,8 @@ class RowArray:
         direct
             Whether reads pass by the page cache: ``"auto"`` does where the array is more than sixteen times as large as the
             memory and what is wanted is not cached.
+        progress
+            Whether a bar shows how far it is; None for one after a second, on a terminal or in a notebook.
 
         Returns
         -------
@@ -195,7 +198,7 @@ class RowArray:
         ((3, 4, 10), True)
         """
         limit = resolve_limit(memory_limit)
-        return _gather.gather_now(self._rows, starts, window, columns, out, limit, verify, direct)
+        return _gather.gather_now(self._rows, starts, window, columns, out, limit, verify, direct, progress)
 
     def windows(
         self,
@@ -303,7 +306,7 @@ class RowArray:
         memory_limit
             What all this may add to this process, as in `gather`.
         progress
-            Show a bar; None for one where stderr is a terminal.
+            Show a bar; None for one after a second, where stderr is a terminal or in a notebook.
 
         Returns
         -------

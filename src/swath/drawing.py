@@ -201,14 +201,14 @@ def _strip(
         lines = [f"M{x:.2f} {y:.1f}v{_STRIP}" for x in at]
     if rows and _WIDTH / length >= _LEAST_PIXELS:
         small = [f"M{k / length * _WIDTH:.2f} {y + _STRIP:.1f}v-4" for k in range(1, length) if k % step]
-    if 1 < tiles and _STRIP / tiles >= _LEAST_PIXELS:
+    if tiles > 1 and _STRIP / tiles >= _LEAST_PIXELS:
         small += [f"M0 {y + k * _STRIP / tiles:.2f}h{_WIDTH}" for k in range(1, tiles)]
     # Where lines are too many to be drawn, the strip is as grey as they would make it.
     grey = 0.05 if lines or step >= length else 0.2
     parts = [_rect(0, y, _WIDTH, _STRIP, "currentColor", grey, lined=True)]
     if below is not None and below < length:
         parts.append(_fill(y, 0, below, length, "currentColor", 0.3))
-    return parts + [_path(lines, 0.55), _path(small, 0.35)]
+    return [*parts, _path(lines, 0.55), _path(small, 0.35)]
 
 
 def _path(lines: Sequence[str], opacity: float) -> str:

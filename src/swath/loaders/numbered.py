@@ -62,7 +62,7 @@ class Numbered:
         batch = {}
         for name, array in self.arrays.items():
             batch[name], out = empty((starts.size, *self.sample_shapes[name]), array.dtype)
-            array.gather(starts, out=out, **self.options)
+            array.gather(starts, out=out, progress=False, **self.options)
         return batch
 
     def _checked(self, numbers: Sequence[int]) -> NDArray[np.int64]:
