@@ -41,7 +41,7 @@ LAYERS = [
     {"computing", "batches"},
     {"array", "sharing"},
     {"doors", "group", "exporting"},
-    {"loaders"},
+    {"loaders", "plot"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -61,6 +61,7 @@ OWNERS = {
     "numcodecs": {"decoder"},
     "rich": {"progress"},
     "IPython": {"progress"},
+    "matplotlib": {"plot"},
     "awscrt": {"checksum"},
     "pyarrow": {"sources"},
     "torch": {"loaders"},
@@ -151,6 +152,8 @@ HEAVY = {
     "distributed",
     "PIL",
     "pyarrow",
+    "matplotlib",
+    "IPython",
 }
 
 

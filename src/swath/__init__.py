@@ -28,6 +28,7 @@ from swath.sharing import (
 from swath.sources.images import images
 
 if TYPE_CHECKING:
+    from swath import plot
     from swath.computing import compute
 
 # What is logged is heard only where a program listens to "swath", or to all.
@@ -52,6 +53,7 @@ __all__ = [
     "ingest_group",
     "open",
     "open_group",
+    "plot",
     "serve_batches",
     "share",
 ]
@@ -62,4 +64,8 @@ def __getattr__(name: str) -> Any:
         from swath.computing import compute
 
         return compute
+    if name == "plot":  # its functions load matplotlib
+        from importlib import import_module
+
+        return import_module("swath.plot")
     raise AttributeError(f"module 'swath' has no attribute {name!r}")

@@ -133,7 +133,7 @@ class _Notebook:
     def show(self, done: float) -> None:
         told = [format_bytes(done) + ("" if self._total is None else f" of {format_bytes(self._total)}")]
         rate = self._rate(done)
-        told += [f"{rate / 1e9:.2f} GB/s"]
+        told += [f"{format_bytes(rate)}/s"]
         if self._total is not None and rate > 0:
             told += [f"{format_seconds((self._total - done) / rate)} left"]
         share = 0.0 if not self._total else min(1.0, done / self._total)
@@ -149,7 +149,7 @@ class _Notebook:
             "" if self._total is None or done >= 0.999 * self._total else f"stopped, of {format_bytes(self._total)} "
         )
         self._put(
-            f"&ensp;{stopped}{format_bytes(done)} in {format_seconds(seconds)}, {self._rate(done) / 1e9:.2f} GB/s"
+            f"&ensp;{stopped}{format_bytes(done)} in {format_seconds(seconds)}, {format_bytes(self._rate(done))}/s"
         )
 
     def _rate(self, done: float) -> float:
