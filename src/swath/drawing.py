@@ -25,8 +25,6 @@ _LEAST_PIXELS = 3
 # What is too small to be seen is drawn so wide.
 _SEEN_PIXELS = 2.0
 
-_MOST_SEGMENTS = 200
-
 
 @dataclass(frozen=True, slots=True)
 class Lying:
@@ -41,8 +39,9 @@ class Lying:
     window: int
     reads_rows: bool
     """Whether rows are read alone, and not chunks."""
+    n_segments: int
     edges: Sequence[int]
-    """The first row of each segment, and the row after the last."""
+    """The first row of each segment, or of some, and the row after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,12 @@ def layout_picture(lying: Lying) -> str:
 
     Examples
     --------
-    >>> layout_picture(Lying(2_000_000, 16_000, 4, 4192, 1, 16, False, [0, 2_000_000])).count("<svg")
+    >>> layout_picture(Lying(2_000_000, 16_000, 4, 4192, 1, 16, False, 1, [0, 2_000_000])).count("<svg")
     1
     """
     n_rows, shard = max(1, lying.n_rows), max(1, lying.shard_rows)
     chunk, window = max(1, lying.chunk_rows), max(1, min(lying.window, n_rows))
-    n_shards, n_segments = -(-n_rows // shard), len(lying.edges) - 1
+    n_shards = -(-n_rows // shard)
     held = min(shard, n_rows)
     # A window that begins within a chunk, as most do, with a part of a chunk on either side.
     offset = chunk // 2
@@ -75,12 +74,12 @@ def layout_picture(lying: Lying) -> str:
     has_shards = n_shards > 1 and held > chunk
 
     size = f"{format_bytes(n_rows * lying.row_bytes)} in {_count(n_shards, 'shard')}"
-    if n_segments > 1:
-        size += f", {_count(n_segments, 'segment')}"
+    if lying.n_segments > 1:
+        size += f", {_count(lying.n_segments, 'segment')}"
     y, parts = 14.0, _labels(14.0, f"array: {_count(n_rows, 'row')}", size)
     parts += _strip(y + 5, n_rows, shard, below=held if has_shards else shown)
     parts += _segments(y + 5 + _STRIP + 2, lying.edges, n_rows)
-    bottom = y + 5 + _STRIP + (7 if n_segments > 1 else 0)
+    bottom = y + 5 + _STRIP + (7 if lying.n_segments > 1 else 0)
     if has_shards:
         parts += _zoom(bottom, held / n_rows, y + 62)
         y += 57
@@ -225,11 +224,9 @@ def _fill(
 
 
 def _segments(y: float, edges: Sequence[int], n_rows: int) -> list[str]:
-    """A thin strip of the segments, in two shades by turns; of very many only some."""
+    """A thin strip of the segments, in two shades by turns."""
     if len(edges) <= 2:
         return []
-    step = -(-(len(edges) - 1) // _MOST_SEGMENTS)
-    some = [*edges[:-1:step], edges[-1]]
     return [
         _rect(
             a / n_rows * _WIDTH,
@@ -240,7 +237,7 @@ def _segments(y: float, edges: Sequence[int], n_rows: int) -> list[str]:
             0.85 if k % 2 else 0.4,
             f"rows {a:,} to {b - 1:,}",
         )
-        for k, (a, b) in enumerate(zip(some, some[1:]))
+        for k, (a, b) in enumerate(zip(edges, edges[1:]))
     ]
 
 

@@ -20,6 +20,9 @@ from swath.memory import format_bytes
 # Of more segments than these only their number and their lengths are told.
 _NAMED_SEGMENTS = 3
 
+# Of more, some that follow one another are drawn as one.
+_DRAWN_SEGMENTS = 200
+
 # Longer text, such as the dtype of a record of a hundred fields, is cut.
 _MOST_CHARACTERS = 300
 
@@ -102,10 +105,19 @@ def array_card(
         "checksums": "crc32c of each chunk" if layout.crc_bytes else "as its own codecs have them",
         "segments": _told_segments(segments),
     }
-    edges = [*segments[:, 0].tolist(), layout.n_rows]
+    step = -(-len(segments) // _DRAWN_SEGMENTS)
+    edges = [*segments[::step, 0].tolist(), layout.n_rows]
     reads_rows = (layout.codec == "raw" or layout.is_plain) and not layout.crc_bytes
     lying = Lying(
-        layout.n_rows, layout.row_bytes, layout.chunk_rows, layout.shard_rows, tiles, window, reads_rows, edges
+        n_rows=layout.n_rows,
+        row_bytes=layout.row_bytes,
+        chunk_rows=layout.chunk_rows,
+        shard_rows=layout.shard_rows,
+        tiles=tiles,
+        window=window,
+        reads_rows=reads_rows,
+        n_segments=len(segments),
+        edges=edges,
     )
     return card(kind, f"{layout.shape} {layout.dtype}", facts, layout_picture(lying))
 

@@ -220,7 +220,7 @@ def starts(a: RowArray, chosen: ArrayLike | Plan | Batches[Any] | None = None, *
     >>> import swath, numpy as np
     >>> a = swath.ingest(np.zeros((1000, 20)), tmp / "starts.zarr")
     >>> axes = swath.plot.starts(a, [0, 3, 500])
-    >>> sum(bar.get_height() for bar in axes.patches[:100])
+    >>> float(sum(bar.get_height() for bar in axes.patches[:100]))
     3.0
     """
     rows = rows_of(a)

@@ -29,7 +29,7 @@ from swath.population import Given, Population, windows_within
 from swath.windows import IntArray, as_array, check_starts
 
 # Windows of an epoch in a picture of it: one of blocks that are mixed takes 50 us for each.
-_DRAWN = 150
+_DRAWN = 100
 
 
 class Order(Protocol):
