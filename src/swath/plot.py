@@ -312,10 +312,12 @@ def amplification(
     own = None
     if a is not None:
         layout = rows_of(a).layout
-        window, row_bytes = window or a.window, row_bytes or layout.row_bytes
+        window = a.window if window is None else window
+        row_bytes = layout.row_bytes if row_bytes is None else row_bytes
         own = layout.chunk_rows
         codec = cast("CodecName", layout.codec) if layout.codec in ("raw", "lz4", "zstd") else "zstd"
-    window, row_bytes = _positive("window", window or 16), _positive("row_bytes", row_bytes or 16_000)
+    window = _positive("window", 16 if window is None else window)
+    row_bytes = _positive("row_bytes", 16_000 if row_bytes is None else row_bytes)
     chosen = choose_chunk_rows(window, row_bytes, codec)
     point, told = (chosen, "chosen") if own is None else (own, "this array")
     most = max(2 * window, 4 * point, 4 * chosen, 64)
