@@ -17,6 +17,8 @@ _SOURCE = Path(swath.__file__).parent
 LAYERS = [
     {"errors"},
     {"memory", "windows", "layout", "dtypes"},
+    {"drawing"},
+    {"html"},
     {"plan", "permutation", "population"},
     {"sampling"},
     {"checksum", "progress", "ahead", "buffers"},
@@ -39,7 +41,7 @@ LAYERS = [
     {"computing", "batches"},
     {"array", "sharing"},
     {"doors", "group", "exporting"},
-    {"loaders"},
+    {"loaders", "plot"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -58,6 +60,8 @@ OWNERS = {
     "PIL": {"sources"},
     "numcodecs": {"decoder"},
     "rich": {"progress"},
+    "IPython": {"progress"},
+    "matplotlib": {"plot"},
     "awscrt": {"checksum"},
     "pyarrow": {"sources"},
     "torch": {"loaders"},
@@ -148,6 +152,8 @@ HEAVY = {
     "distributed",
     "PIL",
     "pyarrow",
+    "matplotlib",
+    "IPython",
 }
 
 

@@ -6,6 +6,7 @@
 (3, 16, 20)
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from swath import errors
 from swath.errors import SwathError
 
 if TYPE_CHECKING:
+    from swath import plot
     from swath.array import RowArray
     from swath.batches import Batches
     from swath.computing import compute
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from swath.plan import Plan
     from swath.sharing import BatchServer, SharedBatch, attach, consume, serve_batches, share
     from swath.sources.images import images
+
+# What is logged is heard only where a program listens to "swath", or to all.
+logging.getLogger("swath").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,6 +50,7 @@ __all__ = [
     "ingest_group",
     "open",
     "open_group",
+    "plot",
     "serve_batches",
     "share",
 ]
@@ -66,6 +72,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":  # a module, whose functions load matplotlib
+        return import_module("swath.plot")
     for home, names in _HOMES.items():
         if name in names:
             found = globals()[name] = getattr(import_module(f"swath.{home}"), name)

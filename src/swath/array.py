@@ -13,6 +13,7 @@ from swath import gather as _gather
 from swath.batches import Batches, batches_of
 from swath.errors import OptionError
 from swath.gather import Direct, Verify
+from swath.html import array_card, shown_place
 from swath.memory import Room, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows
@@ -101,7 +102,13 @@ class RowArray:
     def __repr__(self) -> str:
         return (
             f"<swath.RowArray {self.shape} {self.dtype}, windows of {self.window} rows, "
-            f"chunks of {self.chunk_rows}, shards of {self.shard_rows}, {self.codec}: {self.url}>"
+            f"chunks of {self.chunk_rows}, shards of {self.shard_rows}, {self.codec}: {shown_place(self.url)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = self._rows
+        return array_card(
+            "swath.RowArray", self.url, rows.layout, self.window, self.reason, self.segments, is_store=rows.is_store
         )
 
     def plan(
@@ -140,6 +147,7 @@ class RowArray:
         memory_limit: int | str | None = None,
         verify: Verify = "always",
         direct: Direct = "auto",
+        progress: bool | None = None,
     ) -> NDArray[Any]:
         """Windows of rows, now: ``np.stack([A[s : s + window] for s in starts])``, bit for bit.
 
@@ -161,6 +169,8 @@ class RowArray:
         direct
             Whether reads pass by the page cache: ``"auto"`` does where the array is more than sixteen times as large as the
             memory and what is wanted is not cached.
+        progress
+            Whether a bar shows how far it is; None for one after a second, on a terminal or in a notebook.
 
         Returns
         -------
@@ -188,7 +198,7 @@ class RowArray:
         ((3, 4, 10), True)
         """
         limit = resolve_limit(memory_limit)
-        return _gather.gather_now(self._rows, starts, window, columns, out, limit, verify, direct)
+        return _gather.gather_now(self._rows, starts, window, columns, out, limit, verify, direct, progress)
 
     def windows(
         self,
@@ -296,7 +306,7 @@ class RowArray:
         memory_limit
             What all this may add to this process, as in `gather`.
         progress
-            Show a bar; None for one where stderr is a terminal.
+            Show a bar; None for one after a second, where stderr is a terminal or in a notebook.
 
         Returns
         -------

@@ -16,14 +16,16 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from swath.ahead import Ahead
 from swath.buffers import Buffers
+from swath.drawing import FAINT, WANTED, Bar, bar_chart
 from swath.errors import MemoryLimitError, OptionError
 from swath.gather import Direct, plan_for
+from swath.html import card, shown_place
 from swath.memory import Room, format_bytes, parse_bytes, resolve_limit
 from swath.population import Population
 from swath.progress import progress_bar
 from swath.recipe import Finish, Part, Recipe
 from swath.rows import Rows
-from swath.sampling import Order, Shuffled, is_whole, sampler_of
+from swath.sampling import Order, Shuffled, is_whole, order_picture, sampler_of
 from swath.windows import IntArray, check_window
 
 # Gathered ahead unless the caller says otherwise: enough that a gather is worth its threads. Windows of 256 KB came at 14,000 a second in
@@ -80,6 +82,42 @@ class Batches[T](Iterator[T]):
 
     def __len__(self) -> int:
         return len(self._recipe.sampler)
+
+    def __repr__(self) -> str:
+        each = ", ".join(f"{name}{': ' * bool(name)}{told}" for name, told in self._shapes().items())
+        return f"<swath.Batches {self._next:,} of {len(self):,} taken, {self._recipe.sampler.order!r}: {each}>"
+
+    def _repr_html_(self) -> str:
+        recipe, sampler = self._recipe, self._recipe.sampler
+        dealt = sampler.dealt
+        facts = {
+            "taken": f"{self._next:,} of {len(self):,} batches, of {sampler.batch_size:,} windows",
+            "windows": f"{sampler.population.size:,} to draw from",
+            "order": f"{sampler.order!r}, seed {sampler.seed}",
+            "epochs": f"from {sampler.epoch}, of {sampler.batches_an_epoch:,} batches each",
+            "rank": f"{dealt.start} of {dealt.step}",
+            "memory": f"{format_bytes(recipe.batch_bytes)} a batch, {self._ahead} gathered ahead",
+        }
+        if dealt.step == 1:
+            del facts["rank"]
+        facts |= {
+            name or "from": f"{told}, {shown_place(recipe.parts[name].rows.url)}"
+            for name, told in self._shapes().items()
+        }
+        done = Bar(
+            "taken",
+            f"{self._next / max(1, len(self)):.0%}",
+            (("", self._next, WANTED), ("", len(self) - self._next, FAINT)),
+        )
+        drawn = ""
+        with contextlib.suppress(Exception):  # an order may be the caller's own, and a picture is not worth an error
+            drawn = order_picture(sampler.order, sampler.population, sampler.seed, sampler.epoch)
+        return card("swath.Batches", f"{len(self):,} batches", facts, bar_chart([done]), drawn)
+
+    def _shapes(self) -> dict[str, str]:
+        """Shape and dtype of a whole batch, by the name of the array."""
+        n = self.most_windows
+        return {name: f"{(n, *part.shape)} {part.dtype}" for name, part in self._recipe.parts.items()}
 
     @property
     def population(self) -> Population:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from swath.shard import MEND, NO_CHUNK
 from swath.sources import Source
 from swath.storage import File, LocalFolder, Scratch, VersionError
 from swath.store import Store
+
+_log = logging.getLogger(__name__)
 
 # One read of a shard from its first byte to its last: large enough for the disk, small enough for the cache of a core.
 _BLOCK_BYTES = 2**21
@@ -119,14 +122,11 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
     ):
         damages = [damage for each in pool.map(check, range(layout.n_shards)) for damage in each]
     store.check_unchanged()
-    return Verification(
-        store.url,
-        layout.n_shards,
-        layout.n_chunks,
-        layout.n_rows * layout.row_bytes,
-        (*_damaged_metadata(store), *damages),
-        _others(store),
-    )
+    damages = [*_damaged_metadata(store), *damages]
+    if damages:
+        _log.warning("%s: damage in %d places, first: %s", store.url, len(damages), damages[0].what)
+    n_bytes = layout.n_rows * layout.row_bytes
+    return Verification(store.url, layout.n_shards, layout.n_chunks, n_bytes, tuple(damages), _others(store))
 
 
 def check_source(source: Source, store: Store) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -38,6 +39,8 @@ from swath.errors import (
 )
 from swath.metadata import METADATA, check_metadata, decode_group, decode_metadata, is_group, is_ours, shard_key
 from swath.storage import ObjectFolder, Seen, Turn, briefly
+
+_log = logging.getLogger(__name__)
 
 # Hidden, as no array of a group is.
 _PENDING = ".swath-pending.json"
@@ -366,6 +369,8 @@ def _take(folder: ObjectFolder, own: _Lease, timeout: float) -> Seen:
         if lease.is_dead or now - met[1] > _LEASE_SECONDS:
             taken = folder.connection.put(folder.key_of(_LEASE), own.encode(), onto=there)
             if taken is not None:
+                silent = "has ended" if lease.is_dead else f"has not renewed it for {_LEASE_SECONDS:.0f} s"
+                _log.warning("%s: took over the lease of a writer: %s %s", folder.url, lease.told, silent)
                 return taken
         time.sleep(_POLL_SECONDS)
 

@@ -14,7 +14,7 @@ import math
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,10 +33,8 @@ from swath.gather import gather
 from swath.graphs import Sizes, flat_graph, held_by, jobs_of, sizes_of
 from swath.lazy import WindowsBlock, block_of, blocks_of, engine_bytes, local_threads
 from swath.memory import Room, format_bytes, resolve_limit
-from swath.progress import progress_bar
+from swath.progress import Advance, progress_bar
 from swath.workers import Job, Key, Team, computed, team_of
-
-Advance = Callable[[int], None]
 
 # A block that comes from another process is there as the bytes that arrived, and as the array that they are made into.
 _COPIES_ARRIVING = 2
@@ -96,7 +94,7 @@ def compute(
         As dask knows them: ``"threads"``, ``"synchronous"``, ``"processes"``, a ``distributed.Client``, or None for the
         current one.
     progress
-        Whether a bar on stderr shows how far it is; by default where stderr is a terminal.
+        Whether a bar shows how far it is; None for one after a second, on a terminal or in a notebook.
 
     Returns
     -------
@@ -176,10 +174,9 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
         stop = first + block.starts.size
         plan = largest if block is widest else block.plan(limit, batch_in_memory=made)
         if in_place:
-            gather(block.rows, plan, result[first:stop])
+            gather(block.rows, plan, result[first:stop], advance)
         else:
-            result[first:stop] = gather(block.rows, plan)
-        advance(plan.bytes_wanted)
+            result[first:stop] = gather(block.rows, plan, advance=advance)
         first = stop
     return result
 

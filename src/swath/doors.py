@@ -143,7 +143,7 @@ def ingest(
     memory_limit
         What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
     progress
-        Whether a bar shows how far it is; by default if stderr is a terminal.
+        Whether a bar shows how far it is; None for one after a second, on a terminal or in a notebook.
     resume
         Whether to carry on with what an interrupted call with the same arguments has written.
     overwrite

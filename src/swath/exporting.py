@@ -73,7 +73,7 @@ def export(
     memory_limit
         What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
     progress
-        Whether a bar shows how far it is; by default if stderr is a terminal.
+        Whether a bar shows how far it is; None for one after a second, on a terminal or in a notebook.
     overwrite
         Whether to replace the file, folder or dataset that is there. The old one stays until the new one is whole; HDF5
         does not give back the room of a dataset that was replaced (h5repack does).

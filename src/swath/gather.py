@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +26,18 @@ from swath.errors import (
     StoreChangedError,
     StoreUnreachableError,
 )
+from swath.html import shown_place
 from swath.landing import Lander
 from swath.layout import Layout
 from swath.mapped import is_small, take_mapped
 from swath.memory import Room, machine_bytes
 from swath.plan import Plan, plan_gather
+from swath.progress import Advance, progress_bar
 from swath.rows import Access, Rows
 from swath.storage import Gate, run_threads
 from swath.windows import IntArray, as_array, check_starts, check_window
+
+_log = logging.getLogger(__name__)
 
 Columns = IntArray | slice | None
 Verify = Literal["always", "never"]
@@ -53,6 +58,9 @@ _DECODERS_A_CORE = 2
 # second by one thread and 3,600 by two, 32 at 7,700 and 7,000, 64 at 8,300 and 9,500.
 _BYTES_FOR_THREADS = 2**20
 _CACHED_BYTES_FOR_THREADS = 12 * 2**20
+
+# A local gather of less takes no second, even from a slow disk.
+_MAYBE_LONG_BYTES = 2**26
 
 # Reads whose pages are looked up in the page cache before the number of threads is chosen: one of eight at most, since to look
 # costs as much as to read what is cached.
@@ -105,6 +113,7 @@ def gather_now(
     limit: Room,
     verify: Verify,
     direct: Direct,
+    progress: bool | None = False,
 ) -> NDArray[Any]:
     """Check the request, plan it, and carry it out; or take small windows from memory without a plan.
 
@@ -121,7 +130,10 @@ def gather_now(
         rows, starts, window, columns, batch_in_memory=out is None, limit=limit, verify=verify, direct=direct
     )
     plan.check(limit)
-    return gather(rows, plan, out)
+    if progress is None and near and plan.bytes_read < _MAYBE_LONG_BYTES:
+        progress = False
+    with progress_bar("gather", plan.bytes_wanted, progress) as advance:
+        return gather(rows, plan, out, advance if progress is not False else None)
 
 
 def _check_access(verify: Any, direct: Any) -> None:
@@ -157,8 +169,8 @@ def _take_mapped(
     return batch
 
 
-def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Carry out a plan: the batch, in the order that was asked, bit for bit.
+def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None, advance: Advance | None = None) -> NDArray[Any]:
+    """Carry out a plan: the batch, in the order that was asked, bit for bit; ``advance`` is told of bytes of it that are there.
 
     Raises
     ------
@@ -173,9 +185,11 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None) -> NDArray[A
         out = np.empty(plan.batch_shape, plan.layout.dtype)
     else:
         check_out(out, plan.batch_shape, plan.layout.dtype)
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("%s: %r", shown_place(rows.url), plan)
     if out.size:
         try:
-            _carry_out(rows, plan, out)
+            _carry_out(rows, plan, out, advance)
         except (StoreUnreachableError, StoreAccessError):
             raise
         except OSError:
@@ -228,7 +242,7 @@ def check_columns(columns: Any, layout: Layout) -> Columns:
     return given.astype(np.int64)
 
 
-def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any]) -> None:
+def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | None) -> None:
     cached = not plan.reach.is_remote and _is_cached(rows, plan)
     access = Access(plan.verify, plan.direct and not cached, plan.tiles)
     threads = _threads(plan, cached)
@@ -240,6 +254,9 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any]) -> None:
         lander = Lander(rows, plan, access, out)
         for first, stop in shared:
             lander.land(first, stop)
+            if advance is not None:
+                chunks = int((plan.stop_chunk[first:stop] - plan.first_chunk[first:stop]).sum())
+                advance(plan.bytes_wanted * chunks / plan.chunks)
 
     if plan.reach.is_remote:
         _find(rows, plan, tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from swath.array import RowArray, rows_of
 from swath.batches import Batches, BatchOptions, batches_of
 from swath.errors import FormatError, OutError, SourceError
+from swath.html import card, shown_place
 from swath.layout import CodecName
+from swath.memory import format_bytes
 from swath.sources.converted import Casting
 from swath.storage import Folder, place_of
 from swath.store import open_members
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     import dask.array
 
     from swath.check import Damage, Verification
+
+# Of more arrays than these only their number is told.
+_SHOWN = 12
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -60,8 +66,24 @@ class RowGroup(Mapping[str, RowArray]):
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
     def __repr__(self) -> str:
-        arrays = ", ".join(f"{name}: {array.shape} {array.dtype}" for name, array in self._arrays.items())
-        return f"<swath.RowGroup {{{arrays}}}: {self.url}>"
+        some = [
+            f"{name}: {array.shape} {array.dtype}" for name, array in itertools.islice(self._arrays.items(), _SHOWN)
+        ]
+        more = [f"{len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return f"<swath.RowGroup {{{', '.join(some + more)}}}: {shown_place(self.url)}>"
+
+    def _repr_html_(self) -> str:
+        some = list(itertools.islice(self._arrays.items(), _SHOWN))
+        facts = {
+            "where": shown_place(self.url),
+            "rows": f"{self.n_rows:,} committed, of each array",
+            "size": f"{format_bytes(sum(array.nbytes for array in self._arrays.values()))} in memory",
+            "segments": f"{len(self.segments):,}",
+        }
+        if len(self) > _SHOWN:
+            facts["not shown"] = f"{len(self) - _SHOWN} arrays more"
+        inside = [(f"{name}: {array.shape} {array.dtype}", array._repr_html_()) for name, array in some]
+        return card("swath.RowGroup", f"{len(self)} arrays", facts, inside=inside)
 
     def gather(
         self, starts: ArrayLike, *, out: Mapping[str, NDArray[Any]] | None = None, **options: Any

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from swath.committing import appending, building, check_vacant, locked, pending_
 from swath.errors import FormatError, OptionError, SourceError
 from swath.gather import gather_now
 from swath.gathered import by_engine
+from swath.html import shown_place
 from swath.layout import CodecName, Location, choose_codec, choose_layout
 from swath.memory import Room, machine_bytes, resolve_limit
 from swath.metadata import (
@@ -39,6 +41,8 @@ from swath.metadata import (
     encode_metadata,
     is_group,
 )
+from swath.plan import CACHED_BYTES_A_SECOND, DISK_BYTES_A_SECOND
+from swath.progress import progress_bar
 from swath.sample import sample_codecs
 from swath.sources import Source, open_source, parse_dtype
 from swath.sources.concatenated import ConcatenatedSource
@@ -53,12 +57,10 @@ from swath.windows import check_usual_window
 from swath.workers import find_client, team_of
 from swath.writing import Part, Writer, on_threads, write_parts
 
+_log = logging.getLogger(__name__)
+
 # What a source may hold so as not to decode the same twice, as a share of the memory limit; the rest is for shards.
 _CACHE_IN_LIMIT = 0.5
-
-# Random windows from a local disk and from the page cache, in bytes a second (benchmarks/, 2 cores, a virtual NVMe disk).
-_READ_RATE = 1.2e9
-_CACHED_RATE = 5e9
 
 # An array of this share of the memory stays in the page cache beside what else is there.
 _FITS = 0.5
@@ -122,7 +124,7 @@ def append(source: Any, place: Folder, options: Options, timeout: float) -> None
         # The call that was killed may be this one.
         done = store.facts.sources[-1] if settled else None
         if isinstance(opened, Blocks):
-            _append_blocks(opened, place, store, limit, done)
+            _append_blocks(opened, place, store, options, limit, done)
         elif opened.describe() != done:
             _append_sources({"": opened}, place, {"": store}, options, limit)
 
@@ -152,8 +154,10 @@ def _ingest_sources(sources: Mapping[str, Source], place: Folder, options: Optio
         for name, source in sources.items()
     ]
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
+    for part in parts:
+        _tell(place.within(part.name), part.facts)
     with building(place, _files(parts), separators, overwrite=options.overwrite, resume=options.resume) as build:
-        write_parts(build, parts, writers, options.progress)
+        write_parts("ingest", build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
 
@@ -169,7 +173,7 @@ def _append_sources(
         parts.append(Part(name, facts, joined, first_row))
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
     with appending(place, _files(parts, stores), next(iter(stores.values())).encoded) as build:
-        write_parts(build, parts, writers, options.progress)
+        write_parts("append", build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
 
@@ -198,17 +202,26 @@ def _ingest_blocks(blocks: Blocks, place: Folder, options: Options, limit: Room)
     facts = replace(
         facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
     )
-    with building(place, {}, separators, overwrite=options.overwrite, resume=False) as build:
-        facts = write_blocks(build.folder, facts, 0, blocks)
+    _tell(place, facts)
+    with (
+        building(place, {}, separators, overwrite=options.overwrite, resume=False) as build,
+        progress_bar("ingest", None, options.progress) as advance,
+    ):
+        facts = write_blocks(build.folder, facts, 0, blocks, advance)
         build.files = {METADATA: encode_metadata(replace(facts, sources=(blocks.describe_given(),)))}
 
 
-def _append_blocks(blocks: Blocks, place: Folder, store: Store, limit: Room, done: Mapping[str, Any] | None) -> None:
+def _append_blocks(
+    blocks: Blocks, place: Folder, store: Store, options: Options, limit: Room, done: Mapping[str, Any] | None
+) -> None:
     """Append what comes. Only at its end is it known whether an earlier run has ``done`` the same."""
     tail, first_row = _tail(store, limit)
     facts = replace(store.facts, sources=(*store.facts.sources, blocks.describe()))
-    with appending(place, {}, store.encoded) as build:
-        facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks))
+    with (
+        appending(place, {}, store.encoded) as build,
+        progress_bar("append", None, options.progress) as advance,
+    ):
+        facts = write_blocks(build.folder, facts, first_row, itertools.chain([tail], blocks), advance)
         described = blocks.describe_given()
         if described != done:
             facts = replace(facts, sources=(*facts.sources[:-1], described))
@@ -343,6 +356,21 @@ def new_facts(source: Source, options: Options, limit: Room, pending: Facts | No
     return Facts(layout, window, source.segments, (described,), source.shape[:1], reason)
 
 
+def _tell(place: Folder, facts: Facts) -> None:
+    """Log what was chosen for a new store."""
+    layout = facts.layout
+    _log.info(
+        "ingest into %s: rows of %s %s, for windows of %d; chunks of %d rows, shards of %d, %s",
+        shown_place(place.url),
+        layout.row_shape,
+        layout.dtype,
+        facts.window,
+        layout.chunk_rows,
+        layout.shard_rows,
+        facts.reason,
+    )
+
+
 def _most_shard_bytes(source: Source, options: Options, limit: Room) -> int:
     """What a shard of default size may be, so that there is room for it and, encoded, for it again: here, or in each worker."""
     client = find_client(options.client)
@@ -390,7 +418,7 @@ def _choose_codec(
     if fits_in_cache(source):
         return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
-    location = Location(_READ_RATE, _CACHED_RATE, machine_bytes(), len(os.sched_getaffinity(0)))
+    location = Location(DISK_BYTES_A_SECOND, CACHED_BYTES_A_SECOND, machine_bytes(), len(os.sched_getaffinity(0)))
     return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window), location)
 
 

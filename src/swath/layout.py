@@ -289,6 +289,23 @@ def choose_codec(
     return chosen, f"{chosen}: the array is {larger:.2g} times the memory; expected GB/s at random: {expected}"
 
 
+def read_amplification(chunk_rows: int, window: int) -> float:
+    """Bytes read for each byte wanted, on average, where windows begin at random and whole chunks are read.
+
+    Examples
+    --------
+    >>> read_amplification(chunk_rows=4, window=16), read_amplification(chunk_rows=1, window=16)
+    (1.1875, 1.0)
+    """
+    return (chunk_rows + window - 1) / window
+
+
+def window_seconds(chunk_rows: int, window: int, row_bytes: int, codec: CodecName = "raw") -> float:
+    """What a window takes, by the constants above: its bytes, and a call for each chunk."""
+    rows = chunk_rows + window - 1
+    return rows * row_bytes / _BYTES_A_SECOND[codec] + rows / chunk_rows * _SECONDS_A_CHUNK[codec]
+
+
 def choose_chunk_rows(window: int, row_bytes: int, codec: CodecName = "raw") -> int:
     """The power of two that gathers random windows of ``window`` rows in the least time.
 
@@ -300,14 +317,9 @@ def choose_chunk_rows(window: int, row_bytes: int, codec: CodecName = "raw") -> 
     >>> choose_chunk_rows(window=16, row_bytes=16_000), choose_chunk_rows(window=16, row_bytes=8)
     (4, 512)
     """
-
-    def seconds(chunk_rows: int) -> float:
-        rows = chunk_rows + window - 1
-        return rows * row_bytes / _BYTES_A_SECOND[codec] + rows / chunk_rows * _SECONDS_A_CHUNK[codec]
-
     candidates = [2**k for k in range(31) if 2**k * row_bytes <= _MOST_CHUNK_BYTES]
     large_enough = [c for c in candidates if c * row_bytes >= _LEAST_CHUNK_BYTES]
-    return min(large_enough or candidates, key=seconds, default=1)
+    return min(large_enough or candidates, key=lambda c: window_seconds(c, window, row_bytes, codec), default=1)
 
 
 def choose_shard_rows(n_rows: int, chunk_rows: int, row_bytes: int, most_bytes: int) -> int:

@@ -74,6 +74,19 @@ def format_bytes(n_bytes: int | float) -> str:
     return f"{int(n_bytes)} B"
 
 
+def format_seconds(seconds: float) -> str:
+    """A time as people read it.
+
+    Examples
+    --------
+    >>> format_seconds(0.00205), format_seconds(2.56), format_seconds(4000)
+    ('2.1 ms', '2.6 s', '67 min')
+    """
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.2g} s" if seconds >= 0.1 or not seconds else f"{seconds * 1e3:.2g} ms"
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """Memory that this process can still take, and what sets the bound."""

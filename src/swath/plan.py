@@ -17,9 +17,11 @@ from functools import cached_property
 
 import numpy as np
 
+from swath.drawing import BESIDE, READ, WANTED, Bar, bar_chart
 from swath.errors import MemoryLimitError
+from swath.html import card
 from swath.layout import Layout, choose_chunk_rows
-from swath.memory import GatherCost, Room, format_bytes
+from swath.memory import GatherCost, Room, format_bytes, format_seconds
 from swath.windows import IntArray, merge_windows, windows_in
 
 # A disk of today needs about 32 requests in flight for its full rate; more gave nothing (benchmarks/).
@@ -96,6 +98,10 @@ class Reach:
     dollars_a_request: float = 0.0
 
 
+# What random windows come at, from a local disk and from the page cache, on 2 cores with a virtual NVMe disk (benchmarks/).
+DISK_BYTES_A_SECOND = 1.2e9
+CACHED_BYTES_A_SECOND = 5e9
+
 LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS, tries=1)
 """Files: a read costs some 10 us of calls, warm or cold, and a call more, and a place for its pieces, for each gap."""
 
@@ -104,9 +110,9 @@ REMOTE = Reach(True, 2**17, 2**17, 2**22, 128, tries=3, latency_s=0.03, bytes_a_
 gaps more. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed, and only told."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Plan:
-    """What a gather will read and cost. Made by `RowArray.plan`; ``print(plan)`` shows it as a table."""
+    """What a gather will read and cost. Made by `RowArray.plan`; ``print(plan)`` shows it as a table, and a notebook with bars."""
 
     layout: Layout
     window: int
@@ -192,6 +198,12 @@ class Plan:
         return int((stop - first).sum()) * (self.row_span[1] - self.row_span[0]) + index
 
     @property
+    def bytes_decoded(self) -> int:
+        """Bytes of rows that are decoded; 0 where rows lie in the file as they are."""
+        is_encoded = self.layout.codec != "raw" and not self.layout.is_plain
+        return self.chunks * len(self.tiles) * self.layout.tile_bytes if is_encoded else 0
+
+    @property
     def amplification(self) -> float:
         """Bytes read for each byte wanted; below 1 where windows overlap."""
         return self.bytes_read / self.bytes_wanted if self.bytes_wanted else 1.0
@@ -224,7 +236,38 @@ class Plan:
             f"{ways_out}"
         )
 
+    def __repr__(self) -> str:
+        return (
+            f"<swath.Plan {self.starts.size:,} windows of {self.window} rows: {format_bytes(self.bytes_wanted)} wanted, "
+            f"{format_bytes(self.bytes_read)} read in {self.requests:,} requests, peak {format_bytes(self.peak_bytes)}>"
+        )
+
     def __str__(self) -> str:
+        return "\n".join(f"{name:<9} {value}" for name, value in self._facts().items())
+
+    def _repr_html_(self) -> str:
+        facts = self._facts()
+        what = f"{self.starts.size:,} windows of {self.window} rows: {facts.pop('batch')}"
+        decoded = (
+            format_bytes(self.bytes_decoded) if self.bytes_decoded else "nothing: rows lie in the file as they are"
+        )
+        most = "at most " if self.layout.codec != "raw" else ""
+        bars = [
+            Bar("wanted", format_bytes(self.bytes_wanted), (("", self.bytes_wanted, WANTED),)),
+            Bar("read", f"{most}{facts.pop('read')}", (("", self.bytes_read, READ),)),
+            Bar("decoded", decoded, (("", self.bytes_decoded, READ),)),
+        ]
+        cost = self.cost
+        parts = (
+            ("batch", cost.batch, WANTED),
+            ("what is being read", cost.scratch, READ),
+            ("plan and calls", cost.plan + cost.overhead, BESIDE),
+        )
+        peak = Bar("peak memory, at most", format_bytes(cost.total), parts)
+        del facts["windows"], facts["wanted"], facts["peak"]
+        return card("swath.Plan", what, facts, bar_chart(bars), bar_chart([peak]))
+
+    def _facts(self) -> dict[str, str]:
         layout = self.layout
         tiles = "" if layout.tiles.are_rows else f", {len(self.tiles)} of {layout.tiles.count} tiles of a row"
         checked = "every chunk is checked" if self.verify else "unchecked"
@@ -239,11 +282,10 @@ class Plan:
             "chunks": f"{self.chunks:,} of {layout.chunk_rows} rows ({format_bytes(layout.tile_bytes)}{tiles}), {layout.codec}, {checked}",
             "peak": str(self.cost),
         }
-        if self.reach.is_remote:
-            rows["expected"] = self._describe_reach()
+        rows["expected"] = self._describe_reach() if self.reach.is_remote else self._describe_disk()
         if self.ingested_bytes is not None:
             rows["ingested"] = self._describe_gain(self.ingested_bytes)
-        return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+        return rows
 
     @property
     def expected_seconds(self) -> float:
@@ -264,7 +306,14 @@ class Plan:
         reach = self.reach
         network = f"{reach.latency_s * 1e3:.0f} ms and {reach.bytes_a_second / 1.25e8:g} Gbit/s"
         price = f"${reach.dollars_a_request * 1e6:.2f} a million requests"
-        return f"{self.expected_seconds:.2g} s at {network}; ${self.expected_dollars:.2g} at {price}"
+        return f"{format_seconds(self.expected_seconds)} at {network}; ${self.expected_dollars:.2g} at {price}"
+
+    def _describe_disk(self) -> str:
+        cached, disk = (self.bytes_read / rate for rate in (CACHED_BYTES_A_SECOND, DISK_BYTES_A_SECOND))
+        return (
+            f"{format_seconds(cached)} from memory, {format_seconds(disk)} from a disk, at {CACHED_BYTES_A_SECOND / 1e9:g} and "
+            f"{DISK_BYTES_A_SECOND / 1e9:g} GB/s"
+        )
 
     def _describe_gain(self, ingested_bytes: int) -> str:
         """What `swath.ingest` would gain."""

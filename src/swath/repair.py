@@ -6,6 +6,7 @@ the source before the first is written, so that another source does no harm.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -22,6 +23,8 @@ from swath.progress import progress_bar
 from swath.sources import Source
 from swath.store import Store
 from swath.writing import put_shard, rows_in, shard_buffer
+
+_log = logging.getLogger(__name__)
 
 # Sound shards of which one chunk is compared with the source.
 _SAMPLED_SHARDS = 16
@@ -78,6 +81,7 @@ def _write_again(store: Store, source: Source, damages: Sequence[Damage], limit:
         for shard in damaged:
             read(shard)
             put_shard(store.folder, store.facts, shard, buffer)
+            _log.info("%s: wrote shard %d again, rows [%d, %d)", store.url, shard, *layout.rows_of(shard))
 
 
 def _compare_samples(store: Store, source: Source, damaged: Sequence[int], limit: Room) -> None:

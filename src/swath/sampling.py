@@ -21,10 +21,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swath.drawing import dots
 from swath.errors import OptionError
+from swath.html import card
 from swath.permutation import permuted, uniform
 from swath.population import Given, Population, windows_within
 from swath.windows import IntArray, as_array, check_starts
+
+# Windows of an epoch in a picture of it: one of blocks that are mixed takes 50 us for each.
+_DRAWN = 100
 
 
 class Order(Protocol):
@@ -83,6 +88,9 @@ class Shuffled:
         """A permutation."""
         return permuted(positions, population.size, seed, epoch)
 
+    def _repr_html_(self) -> str:
+        return order_card(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -136,6 +144,9 @@ class Blocks:
         turn = int(uniform(np.zeros(1, np.int64), seed, epoch, 0)[0] * n)
         return (places * self.block + at + turn) % n
 
+    def _repr_html_(self) -> str:
+        return order_card(self, least=16 * self.block * self.mix)
+
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
@@ -169,8 +180,11 @@ class Uniform:
         """Each evenly from all."""
         return _scaled(uniform(positions, seed, epoch, 0), population.size)
 
+    def _repr_html_(self) -> str:
+        return order_card(self)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Weighted:
     """Windows at random with replacement, some more often than others.
 
@@ -237,11 +251,42 @@ class Weighted:
         )
         return first + _scaled(uniform(positions, seed, epoch, 1), counts)
 
+    def __repr__(self) -> str:
+        return f"Weighted({self._shares.size:,} weights, windows={self.windows})"
+
+    def _repr_html_(self) -> str:
+        return order_card(self, Given(np.arange(self._shares.size)), up="segment or start", draws=_DRAWN)
+
 
 def _scaled(shares: NDArray[np.float64], n: int | IntArray) -> IntArray:
     """Numbers in [0, 1) as whole ones in [0, n)."""
     scaled: IntArray = np.minimum((shares * n).astype(np.int64), np.asarray(n, np.int64) - 1)
     return scaled
+
+
+def order_card(
+    order: Order,
+    population: Population | None = None,
+    *,
+    least: int = 1,
+    up: str = "window",
+    draws: int | None = None,
+) -> str:
+    """An order as a notebook shows it: the windows of an epoch, as they come."""
+    if population is None:
+        population = windows_within(np.array([[0, min(max(_DRAWN, least), 2**40)]]), 1)
+    return card(repr(order), "an order of windows", {}, order_picture(order, population, 0, 0, up, draws=draws))
+
+
+def order_picture(
+    order: Order, population: Population, seed: int, epoch: int, up: str = "window", *, draws: int | None = None
+) -> str:
+    """Which windows come at some positions of an epoch, from the first to the last, of so many draws."""
+    draws = order.draws(population.size) if draws is None else draws
+    positions = np.unique(np.linspace(0, max(0, draws - 1), _DRAWN).astype(np.int64))[:draws]
+    numbers = order.numbers(positions, population, seed, epoch)
+    across, upwards = max(1, draws - 1), max(1, population.size - 1)
+    return dots(zip((positions / across).tolist(), (numbers / upwards).tolist()), "position in an epoch", up)
 
 
 def split_segments(segments: ArrayLike, fractions: Sequence[float], *, seed: int = 0) -> tuple[IntArray, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from swath.checksum import crc32c
 from swath.errors import SourceError
 from swath.metadata import Facts
+from swath.progress import Advance
 from swath.sources import check_rows
 from swath.storage import Folder
 from swath.writing import put_shard, rows_in, shard_buffer
@@ -82,7 +83,9 @@ def _bytes(rows: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
     return memoryview(np.ascontiguousarray(rows, dtype).reshape(-1).view(np.uint8))
 
 
-def write_blocks(folder: Folder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]]) -> Facts:
+def write_blocks(
+    folder: Folder, facts: Facts, first_row: int, blocks: Iterable[NDArray[Any]], advance: Advance
+) -> Facts:
     """Write shards from ``first_row`` on, with which one begins; the facts with the length that the array has now."""
     layout = facts.layout
     buffer = shard_buffer(layout)
@@ -99,6 +102,7 @@ def write_blocks(folder: Folder, facts: Facts, first_row: int, blocks: Iterable[
         n_rows += len(block)
         while len(block):
             some = block[: layout.shard_rows - filled]
+            advance(len(some) * layout.row_bytes)
             rows[filled : filled + len(some)] = some
             filled, block = filled + len(some), block[len(some) :]
             if filled == layout.shard_rows:

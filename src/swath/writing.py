@@ -8,6 +8,7 @@ workers' buffers and what the source holds, whatever the size of the array.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from swath.commit import Build
 from swath.errors import DamagedStoreError, DiskFullError, MemoryLimitError
+from swath.html import shown_place
 from swath.layout import Layout, field_bytes
 from swath.memory import Room, format_bytes
 from swath.metadata import Facts, shard_key
@@ -28,6 +30,8 @@ from swath.progress import progress_bar
 from swath.shard import NO_CHUNK, IndexCache, encode_shard
 from swath.sources import Source, most_readers
 from swath.storage import Folder, LocalFolder, VersionError, run_threads
+
+_log = logging.getLogger(__name__)
 
 # Objects that are sent at once.
 _UPLOADS = 4
@@ -63,8 +67,10 @@ class Writer(Protocol):
         ...
 
 
-def write_parts(build: Build, parts: Sequence[Part], writers: Sequence[Writer], progress: bool | None) -> None:
-    """Write the shards of some arrays that are not there yet, each array by a writer of its own.
+def write_parts(
+    label: str, build: Build, parts: Sequence[Part], writers: Sequence[Writer], progress: bool | None
+) -> None:
+    """Write the shards of some arrays that are not there yet, each array by a writer of its own, and show a bar with a label.
 
     Raises
     ------
@@ -83,7 +89,10 @@ def write_parts(build: Build, parts: Sequence[Part], writers: Sequence[Writer], 
         sum(_bytes_of(part.facts.layout, shards) for part, shards in zip(parts, each))
         for each in ([part.shards for part in parts], missing)
     )
-    with progress_bar("ingest", total, progress, done=total - left) as advance:
+    if left < total:
+        there = sum(len(part.shards) - len(shards) for part, shards in zip(parts, missing))
+        _log.info("%s into %s: %d shards are there from an earlier run", label, shown_place(build.folder.url), there)
+    with progress_bar(label, total, progress, done=total - left) as advance:
         for place, part, shards, write in zip(folders, parts, missing, writers):
             write(place, part, shards, advance)
 

@@ -75,7 +75,7 @@ class Numbered:
         batch = {}
         for name, array in self.arrays.items():
             batch[name], out = empty((starts.size, *self.sample_shapes[name]), array.dtype)
-            array.gather(starts, out=out, memory_limit=limit.n_bytes - needed, **self.options)
+            array.gather(starts, out=out, memory_limit=limit.n_bytes - needed, progress=False, **self.options)
         return batch
 
     @property

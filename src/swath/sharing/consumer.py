@@ -55,6 +55,10 @@ class Consumer(Iterator[Any]):
         self.number: int | None = None
         """That of the batch that came last, among those of all consumers."""
 
+    def __repr__(self) -> str:
+        last = "none yet" if self.number is None else f"batch {self.number:,}"
+        return f"<swath.Consumer, {last} came last: {'closed' if self._slots is None else 'open'}>"
+
     def __next__(self) -> Any:
         if os.getpid() != self._pid:
             raise SharingError(

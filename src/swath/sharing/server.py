@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,7 +44,7 @@ _BACKLOG = 128
 class ServerHandle:
     """Where batches are served. It pickles."""
 
-    name: str
+    name: str = field(repr=False)
     """Of its socket, at random."""
     consumers: int
 
@@ -93,6 +93,10 @@ class BatchServer:
             )
             self._threads = [gathers, speaks]
             speaks.start()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else f"process {self._pid}"
+        return f"<swath.BatchServer of {self._batches!r} for {self._handle.consumers} consumers: {state}>"
 
     @property
     def handle(self) -> ServerHandle:

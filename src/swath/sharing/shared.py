@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ class BatchHandle:
     """The process that made it."""
     descriptor: int
     """Under which number it has the memory open."""
-    token: bytes
+    token: bytes = field(repr=False)
     """What stands in the memory, so that no other is taken for it."""
     form: Form
 
@@ -72,6 +72,12 @@ class SharedBatch:
             ) from None
         check_dtype(none.dtype)
         return _create(Form(None, (none.dtype,), (sizes,)))
+
+    def __repr__(self) -> str:
+        form = self._handle.form
+        each = zip(form.names or [""], form.shapes, form.dtypes)
+        told = ", ".join(f"{name}{': ' * bool(name)}{shape} {dtype}" for name, shape, dtype in each)
+        return f"<swath.SharedBatch {told}: {'closed' if self._batch is None else f'of process {self._handle.pid}'}>"
 
     @property
     def handle(self) -> BatchHandle:

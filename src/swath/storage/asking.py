@@ -7,6 +7,7 @@ struck out.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import re
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from swath.errors import DiskFullError, StoreAccessError, StoreUnreachableError
 from swath.storage.gate import interruptible
 from swath.storage.options import Options
+
+_log = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 120.0
 """Of one request with all its tries."""
@@ -79,6 +82,7 @@ def asked[T](url: str, ask: Callable[[], T], *, missing_tries: int, options: Opt
                     f"{url} gave no sound answer to {tries} tries in {most:.0f} s ({told}). "
                     "Check the network and the server, and call again."
                 ) from None
+            _log.info("%s: try %d failed (%s), and is made again", url, tries, told)
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - a pause is no secret
         pause = min(2 * pause, _MOST_PAUSE_SECONDS)
 
