@@ -16,7 +16,7 @@ _SOURCE = Path(swath.__file__).parent
 # From the lowest; a folder is one module, and "__init__" is the public face. Modules of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"memory", "windows", "layout", "dtypes"},
+    {"memory", "windows", "layout", "dtypes", "times", "labels"},
     {"plan", "permutation", "population"},
     {"sampling"},
     {"checksum", "progress", "ahead", "buffers"},
@@ -29,7 +29,7 @@ LAYERS = [
     {"commit_objects"},
     {"committing"},
     {"writing", "store", "foreign", "in_place"},
-    {"opening", "streaming"},
+    {"opening", "streaming", "documents"},
     {"sample", "mapped", "landing"},
     {"gather"},
     {"workers", "check", "gathered"},
@@ -39,7 +39,7 @@ LAYERS = [
     {"computing", "batches"},
     {"array", "sharing"},
     {"doors", "group", "exporting"},
-    {"loaders"},
+    {"loaders", "xarray"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -64,6 +64,7 @@ OWNERS = {
     "keras": {"loaders"},
     "jax": {"loaders"},
     "grain": {"loaders"},
+    "xarray": {"xarray"},
 }
 
 
@@ -148,6 +149,7 @@ HEAVY = {
     "distributed",
     "PIL",
     "pyarrow",
+    "xarray",
 }
 
 

@@ -25,6 +25,7 @@ from swath.sharing import (
     share,
 )
 from swath.sources.images import images
+from swath.times import segments_from_time
 
 if TYPE_CHECKING:
     from swath.computing import compute
@@ -48,6 +49,7 @@ __all__ = [
     "ingest_group",
     "open",
     "open_group",
+    "segments_from_time",
     "serve_batches",
     "share",
 ]
