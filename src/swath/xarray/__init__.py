@@ -36,7 +36,7 @@ except ImportError as error:
 
 from swath.xarray.behind import open_behind
 from swath.xarray.encoding import as_dataset, encode, segments_of
-from swath.xarray.windows import label_array, label_group, label_store
+from swath.xarray.windows import attributes_of, dims_of, label_array, label_group, label_store
 
 __all__ = ["ArrayAccessor", "DatasetAccessor", "append", "gather", "windows"]
 
@@ -92,6 +92,8 @@ def windows(a: RowGroup, starts: ArrayLike, **options: Any) -> xr.Dataset: ...
 def windows(a: RowArray | RowGroup, starts: ArrayLike, **options: Any) -> xr.DataArray | xr.Dataset:
     """The same as `gather`, lazily: arrays of dask, and the coordinates too.
 
+    What dask computes of it keeps to no limit; ``swath.compute(found["name"].data)`` does.
+
     Parameters
     ----------
     a, starts
@@ -107,10 +109,13 @@ def windows(a: RowArray | RowGroup, starts: ArrayLike, **options: Any) -> xr.Dat
     >>> lazy["t"].mean("time_in_window").compute().values
     array([91.5,  8.5])
     """
+    from swath.computing import plain
+
     _check_order(options)
     if isinstance(a, RowGroup):
-        return label_group(a, a.windows(starts, **_for_group(options)), starts)
-    return label_store(a, a.windows(starts, **options), starts)
+        batches = {name: plain(lazy) for name, lazy in a.windows(starts, **_for_group(options)).items()}
+        return label_group(a, batches, starts)
+    return label_store(a, plain(a.windows(starts, **options)), starts)
 
 
 def append(
@@ -151,17 +156,18 @@ def append(
     200
     """
     ds = as_dataset(data) if isinstance(data, xr.DataArray) else data
-    before = {name: label_store(array, array.gather([], window=1), []) for name, array in g.items()}
-    encoded = encode(ds, {name: array.attrs for name, array in before.items()})
+    before = {name: attributes_of(array) for name, array in g.items()}
+    encoded = encode(ds, before)
     for name in encoded.rows.keys() & before.keys():
-        old = tuple(map(str, before[name].dims[2:]))
-        new, attributes = encoded.labels.dims[name][1:], encoded.labels.attributes[name]
-        times = {key: attributes.get(key) for key in ("units", "calendar")} if name in ds.coords else {}
-        kept = {key: before[name].attrs.get(key) for key in times}
-        if (new, times) != (old, kept):
-            raise SourceError(
-                f"{name!r} has the dimensions {new} beside rows and {times}, but {old} and {kept} in {g.url}. Give what is alike."
+        new, old = (
+            (dims, _times(said))
+            for dims, said in (
+                (encoded.labels.dims[name], encoded.labels.attributes[name]),
+                (dims_of(g[name]), before[name]),
             )
+        )
+        if new[0] != old[0] or (name in ds.coords and new[1] != old[1]):
+            raise SourceError(f"{name!r} has the dimensions and times {new}, but {old} in {g.url}. Give what is alike.")
     for name, values in encoded.labels.beside.items():
         there = g.beside.get(name)
         if there is None or not _equal(there.gather([0], window=len(there))[0], values):
@@ -247,7 +253,9 @@ class ArrayAccessor:
     def windows(self, starts: ArrayLike, *, window: int = 16, columns: Any = None, **options: Any) -> xr.DataArray:
         """The same as `gather`, as a dask array; ``options`` are those of `RowArray.windows`, but for ``order``."""
         _check_order(options)
-        batch = self.open(window).windows(starts, columns=columns, **options)
+        from swath.computing import plain
+
+        batch = plain(self.open(window).windows(starts, columns=columns, **options))
         return label_array(self._array, batch, starts, columns)
 
 
@@ -306,6 +314,10 @@ class DatasetAccessor:
         chosen = Options(segments=segments_of(self._ds, segments), **options)
         ingest_group(encoded.rows, place_of(url, storage_options), chosen, encoded.labels)
         return open_group(url, storage_options=storage_options)
+
+
+def _times(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: attributes[key] for key in ("units", "calendar") if key in attributes}
 
 
 def _for_group(options: dict[str, Any]) -> dict[str, Any]:

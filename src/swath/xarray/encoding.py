@@ -59,19 +59,22 @@ def as_dataset(array: xr.DataArray) -> xr.Dataset:
 
 
 def row_dim(ds: xr.Dataset) -> str:
-    """The dimension that rows go along: the first of all variables.
+    """The dimension that rows go along: each variable has it first, or not at all.
 
     Raises
     ------
     SourceError
         There is no one such dimension.
     """
-    first = {str(variable.dims[0]) for variable in ds.data_vars.values() if variable.dims}
-    if len(first) != 1:
+    dims = [variable.dims for variable in ds.data_vars.values()]
+    first = {str(each[0]) for each in dims if each}
+    found = [name for name in sorted(first) if all(name not in each[1:] for each in dims)]
+    if len(found) != 1:
         raise SourceError(
-            f"The variables have the first dimensions {sorted(first)}, but rows go along one. Transpose them, or choose some of them."
+            f"The variables have the first dimensions {sorted(first)}, and rows go along one that no variable has in another place. "
+            "Transpose them, or choose some of them."
         )
-    return first.pop()
+    return found[0]
 
 
 def segments_of(ds: xr.Dataset, segments: ArrayLike | str | None) -> ArrayLike | None:
@@ -109,8 +112,6 @@ def encode(ds: xr.Dataset, like: Mapping[str, Mapping[str, Any]]) -> Encoded:
                 stacklevel=4,
             )
             continue
-        if key in ds.data_vars and dim in each.dims[1:]:
-            raise SourceError(f"{name!r} has the dimensions {each.dims}. Transpose it, so that {dim!r} comes first.")
         stored = _encode(name, each, like.get(name, {})) if key in ds.coords else each
         if dim in each.dims:
             rows[name] = stored.transpose(dim, ...) if stored.dims[0] != dim else stored
@@ -135,6 +136,7 @@ def decode(variable: xr.Variable) -> xr.Variable:
     decoded: xr.Variable = xr.conventions.decode_cf_variable(
         "label",
         variable,
+        concat_characters=False,
         mask_and_scale=False,
         decode_times=xr.coders.CFDatetimeCoder(time_unit=unit),
         decode_timedelta=variable.attrs.get("dtype", "").startswith("timedelta64"),
@@ -192,6 +194,8 @@ def _json(name: str, attributes: Mapping[Hashable, Any], dtype: np.dtype[Any] | 
     return {
         str(key): _fill(value, dtype) if key == "_FillValue" and dtype is not None else _value(name, str(key), value)
         for key, value in attributes.items()
+        # What swath says of a store that the data were read from is not said of another.
+        if not (key == "swath" and isinstance(value, dict) and {"format", "crc32c"} <= value.keys())
     }
 
 

@@ -38,7 +38,7 @@ def label_array(array: xr.DataArray, batch: Any, starts: Any, columns: Any) -> x
     check_names({*map(str, array.dims), *map(str, array.coords)}, new)
     first = np.asarray(starts, np.int64)
     index = xr.Variable(new, first[:, None] + np.arange(batch.shape[1]))
-    labels = array.coords.to_dataset().drop_vars([name for name in (dim,) if name not in array.coords], errors="ignore")
+    labels = array.coords.to_dataset()
     taken = labels.isel({dim: index} if dim in labels.dims else {})
     if columns is not None:
         taken = taken.isel({others[0]: columns}) if others and others[0] in taken.dims else taken
@@ -50,23 +50,22 @@ def label_array(array: xr.DataArray, batch: Any, starts: Any, columns: Any) -> x
 def label_store(a: RowArray, batch: Any, starts: Any) -> xr.DataArray:
     """A batch of one array; without names of axes they are numbered."""
     rows = rows_of(a)
-    dims = (rows.facts.dims if isinstance(rows, Store) else None) or tuple(f"dim_{i}" for i in range(a.ndim))
-    attributes = rows.attributes if isinstance(rows, Store) else {}
+    dims = dims_of(a) or tuple(f"dim_{i}" for i in range(a.ndim))
     new = (WINDOW, inner_dim(dims[0]))
     check_names(dims, new)
     name = (rows.member or None) if isinstance(rows, Store) else None
     coords = {START: (WINDOW, np.asarray(starts, np.int64))}
-    return xr.DataArray(batch, coords, (*new, *dims[1:]), name, attributes)
+    return xr.DataArray(batch, coords, (*new, *dims[1:]), name, attributes_of(a))
 
 
 def label_group(g: RowGroup, batches: Mapping[str, Any], starts: Any) -> xr.Dataset:
     """Batches of the arrays of a group, with the labels that are in it."""
     arrays = {name: label_store(g[name], batch, starts).variable for name, batch in batches.items()}
     beside = {name: _whole(array) for name, array in g.beside.items()}
-    check_names({*arrays, *beside}, (START,))
+    check_names({*arrays, *beside}, (WINDOW,))
     attributes = dict(g.attributes)
     # An axis is labelled by the array of its name, as everywhere in xarray; others are named by the attribute of CF.
-    own = {dims[0] for array in g.values() if (dims := _dims(array))}
+    own = {dims[0] for array in g.values() if (dims := dims_of(array))}
     axes = {name for name, variable in beside.items() if variable.dims == (name,)} | own
     named = axes | set(str(attributes.pop("coordinates", "")).split())
     variables = {
@@ -87,13 +86,18 @@ def check_names(names: Any, new: tuple[str, ...]) -> None:
         raise OptionError(f"The array has the name {taken[0]!r}, which windows need for themselves. Rename it first.")
 
 
-def _dims(a: RowArray) -> tuple[str, ...]:
+def dims_of(a: RowArray) -> tuple[str, ...]:
+    """Names of its axes, if it has any."""
     rows = rows_of(a)
     return (rows.facts.dims or ()) if isinstance(rows, Store) else ()
 
 
+def attributes_of(a: RowArray) -> dict[str, Any]:
+    """What xarray, or others, have said of it."""
+    rows = rows_of(a)
+    return rows.attributes if isinstance(rows, Store) else {}
+
+
 def _whole(a: RowArray) -> xr.Variable:
     values: NDArray[Any] = a.gather([0], window=len(a))[0]
-    rows = rows_of(a)
-    assert isinstance(rows, Store)
-    return xr.Variable(_dims(a), values, rows.attributes)
+    return xr.Variable(dims_of(a), values, attributes_of(a))
