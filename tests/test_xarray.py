@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_same
 from places import Place
@@ -52,9 +52,8 @@ def dataset() -> xr.Dataset:
     )
 
 
-def selected(data: Any, starts: Any, window: int) -> Any:
+def selected(data: Any, starts: Any, window: int, dim: str = "time") -> Any:
     """What xarray selects: the definition."""
-    dim = "time" if "time" in data.dims else next(iter(data.sizes))
     index = xr.Variable(("window", f"{dim}_in_window"), np.asarray(starts, "i8")[:, None] + np.arange(window))
     return data.isel({dim: index}).assign_coords(start=("window", np.asarray(starts, "i8")))
 
@@ -62,7 +61,8 @@ def selected(data: Any, starts: Any, window: int) -> Any:
 def as_stored(ds: xr.Dataset) -> xr.Dataset:
     """Attributes as JSON has them, and text of one length."""
     ds = ds.assign_coords({name: each.astype(str) for name, each in ds.coords.items() if each.dtype.kind in "OU"})
-    for each in (ds, *ds.variables.values()):
+    everything: list[Any] = [ds, *ds.variables.values()]
+    for each in everything:
         each.attrs = {key: np.asarray(value).tolist() for key, value in each.attrs.items()}
     return ds
 
@@ -107,7 +107,7 @@ def test_one_array_of_a_group_has_names_of_axes(tmp_path: Path) -> None:
         found = swath.xarray.gather(a, STARTS, columns=[2, 0])
         assert (found.dims, found.name) == (("window", "time_in_window", "y", "x"), "t2m")
         assert found.attrs["units"] == "K"
-        assert_same(found.values, selected(xr.DataArray(ROWS), STARTS, 8).values[:, :, [2, 0]])
+        assert_same(found.values, selected(xr.DataArray(ROWS), STARTS, 8, "dim_0").values[:, :, [2, 0]])
     assert_identical(swath.xarray.windows(a, STARTS).compute(), swath.xarray.gather(a, STARTS))
     with pytest.raises(OptionError, match="columns means nothing"):
         swath.xarray.gather(g, STARTS, columns=[0])
@@ -120,6 +120,7 @@ def test_one_array_of_a_group_has_names_of_axes(tmp_path: Path) -> None:
 KINDS = st.sampled_from(["f4", "f8", "i2", "u1", "?", "c8", ">i4", "M8[ns]", "M8[s]", "m8[us]", "U3"])
 
 
+@settings(max_examples=settings().max_examples // 4)  # a group of up to seven stores each
 @given(data=st.data())
 def test_any_dims_and_dtypes(data: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     shape = data.draw(st.lists(st.integers(1, 4), max_size=2))
@@ -138,7 +139,7 @@ def test_any_dims_and_dtypes(data: Any, tmp_path_factory: pytest.TempPathFactory
     window = data.draw(st.integers(1, n))
     starts = data.draw(st.lists(st.integers(0, n - window), max_size=5))
     g = da.swath.ingest(tmp_path_factory.mktemp("any") / "g", window=window)
-    wanted = selected(da.to_dataset(), starts, window)
+    wanted = selected(da.to_dataset(), starts, window, "rows")
     native = {name: each.astype(each.dtype.newbyteorder("=")) for name, each in wanted.variables.items()}
     assert_identical(swath.xarray.gather(g, starts), wanted.assign(native))
 
@@ -231,7 +232,7 @@ APPENDED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "dims": (lambda ds: ds.rename(time="t", y="x", x="y"), "has the dimensions"),
     "calendar": (
         lambda ds: ds.assign_coords(time=xr.date_range("2000", periods=200, calendar="noleap", use_cftime=True)),
-        "'time'",
+        "'time' has the dimensions and times .*'noleap'",
     ),
     "numbers": (lambda ds: ds.assign_coords(time=np.arange(200)), "'time' has the dimensions and times"),
 }
@@ -274,12 +275,12 @@ def test_windows_do_not_span_a_gap(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[xr.Dataset], Any], str]] = {
-    "missing-time": (lambda ds: ds.assign_coords(time=np.where(np.arange(200) == 7, np.datetime64("NaT"), HOURS)), "a time is missing"),
+    "missing-time": (lambda ds: ds.assign_coords(time=np.where(np.arange(200) == 7, np.datetime64("NaT", "ns"), HOURS)), "a time is missing"),
     "objects": (lambda ds: ds.assign_coords(station=("time", np.array([{}] * 200))), "'station' holds Python objects"),
-    "levels": (lambda ds: ds.drop_vars(["time", "age"]).set_index(time=["station"]).stack(r=["time"]), "."),
+    "levels": (lambda ds: ds[["rain"]].set_index(time=["station", "age"]), "'time' holds Python objects"),
     "attribute": (lambda ds: ds.assign_attrs(when=HOURS[0]), "'when' of the Dataset cannot be stored"),
     "two-dims": (lambda ds: ds.assign(other=("z", [1])), r"first dimensions \['time', 'y', 'z'\]"),
-    "not-first": (lambda ds: ds[["t2m"]].transpose("y", "time", "x").assign(r=ds["rain"]), "Transpose them"),
+    "not-first": (lambda ds: ds.assign(t=ds["t2m"].transpose("y", "time", "x")), "Transpose them"),
     "space": (lambda ds: ds.rename(lon="l on"), "has a space in its name"),
     "no-name": (lambda ds: ds["t2m"].rename(None), "has the name None"),
     "name-of-coordinate": (lambda ds: ds["y"], "has the name 'y'"),
@@ -288,7 +289,7 @@ BAD: dict[str, tuple[Callable[[xr.Dataset], Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in BAD if name != "levels"])
+@pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_kept_is_refused(tmp_path: Path, name: str) -> None:
     change, message = BAD[name]
     with pytest.raises((SourceError, OptionError), match=message):
@@ -308,7 +309,7 @@ def test_what_is_left_behind_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["window", "time_in_window", "start"])
 def test_names_that_windows_need_are_refused(tmp_path: Path, name: str) -> None:
     ds = dataset().rename(x=name)
-    g = ds.swath.ingest(tmp_path / "g")
+    g = ds.swath.ingest(tmp_path / "g", window=8)
     with pytest.raises(OptionError, match=f"has the name '{name}'"):
         swath.xarray.gather(g, STARTS)
 
@@ -331,7 +332,8 @@ def _written(ds: xr.Dataset, folder: Path, kind: str) -> Any:
         elif kind.startswith("zarr"):
             ds.to_zarr(path, zarr_format=int(kind[-1]), consolidated=False)
         else:
-            ds.to_netcdf(path, engine=kind)
+            engine: Any = kind
+            ds.to_netcdf(path, engine=engine)
     return path
 
 
@@ -351,7 +353,7 @@ def test_variables_are_read_where_they_lie(tmp_path: Path, kind: str) -> None:
         some = ds["t2m"].swath.gather(STARTS, window=8, columns=[3, 1])
         assert_identical(some, selected(_opened(path, kind)["t2m"].isel(y=[3, 1]), STARTS, 8).load())
         renamed = ds["rain"].rename("r").rename(time="t").isel(t=slice(None))
-        assert_identical(renamed.swath.gather(STARTS, window=8), selected(renamed, STARTS, 8))
+        assert_identical(renamed.swath.gather(STARTS, window=8), selected(renamed, STARTS, 8, "t"))
 
 
 CHANGED: dict[str, tuple[Callable[[xr.DataArray], xr.DataArray], str]] = {
@@ -413,7 +415,7 @@ def test_what_xarray_decodes_is_refused_or_the_same(tmp_path: Path, kind: str, n
     ds["v"].encoding = encoding if name != "text" or "zarr" not in kind else {}
     path = _written(ds, tmp_path, kind)
     with _opened(path, kind) as opened:
-        wanted = selected(_opened(path, kind)["v"], STARTS, 8)
+        wanted = selected(_opened(path, kind)["v"], STARTS, 8, "row")
         try:
             found = opened["v"].swath.gather(STARTS, window=8)
         except SwathError:
@@ -423,7 +425,7 @@ def test_what_xarray_decodes_is_refused_or_the_same(tmp_path: Path, kind: str, n
             assert_identical(found, wanted.load())
     if name in ("scaled", "offset", "masked", "masked-floats"):
         with _opened(path, kind, mask_and_scale=False) as opened:
-            wanted = selected(_opened(path, kind, mask_and_scale=False)["v"], STARTS, 8)
+            wanted = selected(_opened(path, kind, mask_and_scale=False)["v"], STARTS, 8, "row")
             assert_identical(opened["v"].swath.gather(STARTS, window=8), wanted.load())
 
 

@@ -74,7 +74,7 @@ class Windows(da.Array):
 
 def plain(lazy: da.Array) -> da.Array:
     """The same as an array of dask's own type, for a library that refuses to mix types."""
-    return da.Array(lazy.dask, lazy.name, lazy.chunks, meta=lazy._meta)  # type: ignore[no-untyped-call]
+    return da.Array(lazy.dask, lazy.name, lazy.chunks, meta=lazy._meta)
 
 
 def compute(

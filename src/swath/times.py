@@ -70,7 +70,7 @@ def _checked(times: ArrayLike) -> NDArray[Any]:
         missing = ~np.isfinite(values)
         values = values.astype(np.float64)
     else:
-        missing = np.isnat(values) if values.dtype.kind == "M" else np.equal(values, None)
+        missing = np.isnat(values) if values.dtype.kind == "M" else np.array([value is None for value in values])
         values = values.astype(np.int64) if values.dtype.kind == "i" else values
     if missing.any():
         row = int(np.argmax(missing))

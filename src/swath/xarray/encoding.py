@@ -152,11 +152,15 @@ def _encode(name: str, variable: xr.Variable, like: Mapping[str, Any]) -> xr.Var
     if variable.dtype.kind in "OT" and all(isinstance(value, str) for value in values.flat):
         return xr.Variable(variable.dims, values.astype(str), variable.attrs)
     encoding = _encoding(name, values)
-    encoding |= {key: like[key] for key in ("units", "calendar") if key in encoding and key in like}
+    if like.get("calendar") == encoding.get("calendar"):
+        encoding["units"] = like.get("units", encoding["units"])
     plain = xr.Variable(variable.dims, values, variable.attrs, {**encoding, "dtype": "int64"})
     try:
-        stored = xr.conventions.encode_cf_variable(plain, name=name)
-        same = stored.dtype == np.int64 and bool(np.all(decode(stored).to_numpy() == values))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other units, which are refused here
+            stored = xr.conventions.encode_cf_variable(plain, name=name)
+        alike = (stored.dtype, stored.attrs["units"]) == (np.int64, encoding["units"])
+        same = alike and bool(np.all(decode(stored).to_numpy() == values))
     except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"The coordinate {name!r} cannot be stored ({error}). Convert or drop it.") from error
     if not same:
@@ -200,7 +204,7 @@ def _json(name: str, attributes: Mapping[Hashable, Any], dtype: np.dtype[Any] | 
 
 
 def _value(name: str, key: str, value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "mM":
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_value(name, key, each) for each in value]
