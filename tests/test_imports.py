@@ -16,7 +16,7 @@ _SOURCE = Path(swath.__file__).parent
 # From the lowest; a folder is one module, and "__init__" is the public face. Modules of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"memory", "windows", "layout", "dtypes"},
+    {"memory", "windows", "layout", "dtypes", "times", "labels"},
     {"drawing"},
     {"html"},
     {"plan", "permutation", "population"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"commit_objects"},
     {"committing"},
     {"writing", "store", "foreign", "in_place"},
-    {"opening", "streaming"},
+    {"opening", "streaming", "documents"},
     {"sample", "mapped", "landing"},
     {"gather"},
     {"workers", "check", "gathered"},
@@ -41,7 +41,7 @@ LAYERS = [
     {"computing", "batches"},
     {"array", "sharing"},
     {"doors", "group", "exporting"},
-    {"loaders", "plot"},
+    {"loaders", "plot", "xarray"},
     {"__init__"},
     {"measure"},
     {"demo"},
@@ -68,6 +68,7 @@ OWNERS = {
     "keras": {"loaders"},
     "jax": {"loaders"},
     "grain": {"loaders"},
+    "xarray": {"xarray"},
 }
 
 
@@ -154,6 +155,7 @@ HEAVY = {
     "pyarrow",
     "matplotlib",
     "IPython",
+    "xarray",
 }
 
 

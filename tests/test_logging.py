@@ -11,7 +11,6 @@ import numpy as np
 import obstore
 import pytest
 from fault_proxy import Proxy
-from numpy.typing import NDArray
 from servers import Server
 
 import swath

@@ -74,6 +74,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.filterwarnings("ignore:.*consolidated.*")
+@pytest.mark.filterwarnings("ignore:The coordinates x are left behind")
 def test_it_equals_itself(tmp_path: Path, name: str) -> None:
     a = swath.ingest(SOURCES[name](tmp_path), tmp_path / "a.zarr", chunk_rows=4, shard_rows=64)
     assert_same(a.gather([0], window=500)[0], ROWS)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from swath.plan import Plan
     from swath.sharing import BatchServer, SharedBatch, attach, consume, serve_batches, share
     from swath.sources.images import images
+    from swath.times import segments_from_time
 
 # What is logged is heard only where a program listens to "swath", or to all.
 logging.getLogger("swath").addHandler(logging.NullHandler())
@@ -51,6 +52,7 @@ __all__ = [
     "open",
     "open_group",
     "plot",
+    "segments_from_time",
     "serve_batches",
     "share",
 ]
@@ -68,6 +70,7 @@ _HOMES = {
     "plan": ["Plan"],
     "sharing": ["BatchServer", "SharedBatch", "attach", "consume", "serve_batches", "share"],
     "sources.images": ["images"],
+    "times": ["segments_from_time"],
 }
 
 

@@ -360,6 +360,7 @@ class RowArray:
         source: Any,
         *,
         casting: Casting = "exact",
+        segments: ArrayLike | None = None,
         memory_limit: int | str | None = None,
         progress: bool | None = None,
         client: Any = None,
@@ -377,6 +378,8 @@ class RowArray:
             As in `swath.ingest`; its rows have the shape of this array, and those of a raw binary file its dtype too.
         casting
             How values become the dtype of this array, as in `swath.ingest`; blocks of an iterator must have it.
+        segments
+            Of the new rows, counted from the first of them, as in `swath.ingest`.
         memory_limit, progress, client
             As in `swath.ingest`.
         timeout
@@ -411,7 +414,9 @@ class RowArray:
         from swath import ingestion
 
         store = self._own_store("append to")
-        options = ingestion.Options(casting=casting, memory_limit=memory_limit, progress=progress, client=client)
+        options = ingestion.Options(
+            casting=casting, segments=segments, memory_limit=memory_limit, progress=progress, client=client
+        )
         ingestion.append(source, store.folder, options, timeout)
         return self.refresh()
 

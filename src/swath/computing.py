@@ -70,6 +70,11 @@ class Windows(da.Array):
         return super().compute(**options)  # type: ignore[no-untyped-call]
 
 
+def plain(lazy: da.Array) -> da.Array:
+    """The same as an array of dask's own type, for a library that refuses to mix types."""
+    return da.Array(lazy.dask, lazy.name, lazy.chunks, meta=lazy._meta)
+
+
 def compute(
     lazy: da.Array,
     *,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from swath.array import RowArray
 from swath.layout import CodecName
@@ -99,6 +99,7 @@ def ingest(
     casting: Casting = "exact",
     row_shape: Sequence[int] | None = None,
     rows: slice | None = None,
+    segments: ArrayLike | None = None,
     memory_limit: int | str | None = None,
     progress: bool | None = None,
     resume: bool = True,
@@ -118,7 +119,8 @@ def ingest(
         without ``.gz``), ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``, a folder of images that are
         alike; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
         ``"part-*.npy"``: its files are joined in the order of their names as text (``part-10`` before ``part-9``). What goes
-        beside values (coordinates, units, a mask of nothing) is left behind. For labels, and images that are not alike, a
+        beside values (units, a mask of nothing) is left behind, and coordinates of xarray with a warning: `swath.xarray` keeps
+        them. For labels, and images that are not alike, a
         source that `swath.images` makes. Or an iterator of blocks of rows, whose number need not be known; it can't be read
         again, so an interrupted call begins anew.
     url
@@ -140,6 +142,9 @@ def ingest(
         Shape of a row in a raw binary file; ``()`` by default.
     rows
         Which rows to take, as ``slice(1000, 2000)``; all by default.
+    segments : (k, 2) integers
+        Which of these rows are one recording each, such as `swath.segments_from_time` finds: half-open ranges that follow one
+        another. By default each source of a list, and each file of a pattern, is one.
     memory_limit
         What the call may add to this process: bytes, or text such as ``"1GiB"``. By default 90 % of what is left.
     progress
@@ -192,6 +197,7 @@ def ingest(
         casting=casting,
         row_shape=row_shape,
         rows=rows,
+        segments=segments,
         memory_limit=memory_limit,
         progress=progress,
         resume=resume,

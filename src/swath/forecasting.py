@@ -21,9 +21,10 @@ from numpy.typing import DTypeLike
 
 from swath.commit import part_of
 from swath.committing import check_vacant, separators_for
+from swath.documents import pending_facts
 from swath.errors import DiskFullError, OptionError
 from swath.gathered import by_engine
-from swath.ingestion import Options, check_alone, fits_in_cache, new_facts, open_given, pending_facts
+from swath.ingestion import Options, check_alone, fits_in_cache, new_facts, open_given
 from swath.layout import CodecName, Layout
 from swath.memory import Room, format_bytes, resolve_limit
 from swath.metadata import Facts, encode_metadata

@@ -17,9 +17,10 @@ from swath.errors import FormatError, OutError, SourceError
 from swath.html import card, shown_place
 from swath.layout import CodecName
 from swath.memory import format_bytes
+from swath.metadata import attributes_of_others
 from swath.sources.converted import Casting
 from swath.storage import Folder, place_of
-from swath.store import open_members
+from swath.store import Store, open_beside, open_members
 
 if TYPE_CHECKING:
     import dask.array
@@ -39,6 +40,8 @@ class RowGroup(Mapping[str, RowArray]):
 
     _home: Folder
     _arrays: dict[str, RowArray]
+    _beside: dict[str, RowArray]
+    """Those that do not go by rows."""
 
     @property
     def url(self) -> str:
@@ -53,6 +56,18 @@ class RowGroup(Mapping[str, RowArray]):
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+    @property
+    def beside(self) -> Mapping[str, RowArray]:
+        """Arrays that do not go by rows: labels of columns, which `swath.xarray` writes."""
+        return dict(self._beside)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What others, such as xarray, have said of the group, as they would read it."""
+        rows = rows_of(next(iter(self._arrays.values())))
+        assert isinstance(rows, Store)
+        return attributes_of_others(rows.encoded)
 
     @property
     def n_rows(self) -> int:
@@ -130,6 +145,7 @@ class RowGroup(Mapping[str, RowArray]):
         sources: Mapping[str, Any] | str | os.PathLike[str],
         *,
         casting: Casting = "exact",
+        segments: ArrayLike | None = None,
         memory_limit: int | str | None = None,
         progress: bool | None = None,
         client: Any = None,
@@ -141,7 +157,7 @@ class RowGroup(Mapping[str, RowArray]):
         ----------
         sources
             A source for each array, of as many rows each; or a file of several arrays, as in `ingest_group`.
-        casting, memory_limit, progress, client, timeout
+        casting, segments, memory_limit, progress, client, timeout
             As in `RowArray.append`.
 
         Returns
@@ -165,17 +181,22 @@ class RowGroup(Mapping[str, RowArray]):
         """
         from swath import ingestion
 
-        options = ingestion.Options(casting=casting, memory_limit=memory_limit, progress=progress, client=client)
+        options = ingestion.Options(
+            casting=casting, segments=segments, memory_limit=memory_limit, progress=progress, client=client
+        )
         ingestion.append_group(sources, self._home, options, timeout)
         return self.refresh()
 
     def refresh(self) -> RowGroup:
         """Move this handle on to what the group is now, and return it."""
-        self._arrays = _open(self._home)._arrays
+        now = _open(self._home)
+        self._arrays, self._beside = now._arrays, now._beside
         return self
 
     def verify(self, sources: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Verification]:
         """Check each array, beside its source if there is one; ``options`` are those of `RowArray.verify`.
+
+        Labels of columns that `swath.xarray` has written are checked too.
 
         Raises
         ------
@@ -183,7 +204,7 @@ class RowGroup(Mapping[str, RowArray]):
             There is no array of one of the names, or as in `RowArray.verify`.
         """
         given = {} if sources is None else self._known(sources)
-        return {name: array.verify(given.get(name), **options) for name, array in self._arrays.items()}
+        return {name: array.verify(given.get(name), **options) for name, array in self._all().items()}
 
     def repair(self, sources: Mapping[str, Any], **options: Any) -> dict[str, tuple[Damage, ...]]:
         """Mend the arrays for which there are sources; ``options`` are those of `RowArray.repair`.
@@ -193,7 +214,10 @@ class RowGroup(Mapping[str, RowArray]):
         SourceError
             There is no array of one of the names, or as in `RowArray.repair`.
         """
-        return {name: self._arrays[name].repair(source, **options) for name, source in self._known(sources).items()}
+        return {name: self._all()[name].repair(source, **options) for name, source in self._known(sources).items()}
+
+    def _all(self) -> dict[str, RowArray]:
+        return {**self._arrays, **self._beside}
 
     def _known(self, sources: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sources by name of an array.
@@ -202,7 +226,7 @@ class RowGroup(Mapping[str, RowArray]):
         ------
         SourceError
         """
-        if not isinstance(sources, Mapping) or not sources.keys() <= self._arrays.keys():
+        if not isinstance(sources, Mapping) or not sources.keys() <= self._all().keys():
             raise SourceError(
                 f"The sources are {sorted(sources)}, but the arrays of {self.url} are {sorted(self)}. Give them by name."
             )
@@ -242,8 +266,9 @@ def _open(folder: Folder) -> RowGroup:
     lengths = {name: store.layout.n_rows for name, store in stores.items()}
     if not stores or len(set(lengths.values())) > 1:
         raise FormatError(f"The arrays of the group {folder.url} have {lengths} rows. Restore its zarr.json.")
-    home = next(iter(stores.values())).home
-    return RowGroup(home, {name: RowArray(store) for name, store in stores.items()})
+    first = next(iter(stores.values()))
+    arrays, beside = ({name: RowArray(store) for name, store in each.items()} for each in (stores, open_beside(first)))
+    return RowGroup(first.home, arrays, beside)
 
 
 def ingest_group(
@@ -254,6 +279,7 @@ def ingest_group(
     chunk_rows: int | Literal["auto"] = "auto",
     shard_rows: int | Literal["auto"] = "auto",
     codec: CodecName | Literal["auto"] = "auto",
+    segments: ArrayLike | None = None,
     memory_limit: int | str | None = None,
     progress: bool | None = None,
     resume: bool = True,
@@ -270,7 +296,7 @@ def ingest_group(
         it (``"file.h5::group"``), a ``.npz`` file or a Zarr group: all arrays of it.
     url
         The folder that shall be the group: a Zarr v3 group, each array of which is a store.
-    window, chunk_rows, shard_rows, codec, memory_limit, progress, resume, overwrite, client, storage_options
+    window, chunk_rows, shard_rows, codec, segments, memory_limit, progress, resume, overwrite, client, storage_options
         As in `swath.ingest`, for each array.
 
     Raises
@@ -296,6 +322,7 @@ def ingest_group(
         chunk_rows=chunk_rows,
         shard_rows=shard_rows,
         codec=codec,
+        segments=segments,
         memory_limit=memory_limit,
         progress=progress,
         resume=resume,

@@ -10,7 +10,6 @@ interrupted, run again, carries on with the shards that are missing.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -21,25 +20,24 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from swath.cluster import pickled, write_on_workers
-from swath.committing import appending, building, check_vacant, locked, pending_bytes, separators_for, settle
-from swath.errors import FormatError, OptionError, SourceError
+from swath.committing import appending, building, check_vacant, locked, separators_for, settle
+from swath.documents import longer_files, new_files, pending_facts
+from swath.errors import OptionError, SourceError
 from swath.gather import gather_now
 from swath.gathered import by_engine
 from swath.html import shown_place
+from swath.labels import Labels
 from swath.layout import CodecName, Location, choose_codec, choose_layout
 from swath.memory import Room, machine_bytes, resolve_limit
 from swath.metadata import (
     METADATA,
     Facts,
+    attributes_of_others,
     check_name,
-    decode_group,
-    decode_metadata,
-    encode_group,
     encode_metadata,
-    is_group,
 )
 from swath.plan import CACHED_BYTES_A_SECOND, DISK_BYTES_A_SECOND
 from swath.progress import progress_bar
@@ -49,6 +47,7 @@ from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.converted import Casting, check_casting
 from swath.sources.groups import group_members
 from swath.sources.memory import ArraySource
+from swath.sources.segmented import in_segments
 from swath.sources.sliced import take_rows
 from swath.storage import Folder
 from swath.store import Store, group_above, open_members, open_store
@@ -69,6 +68,9 @@ _FITS = 0.5
 _SHARDS_IN_LIMIT = 8
 
 
+_NO_LABELS = Labels()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How arrays are stored and read."""
@@ -81,6 +83,7 @@ class Options:
     casting: Casting = "exact"
     row_shape: Sequence[int] | None = None
     rows: slice | None = None
+    segments: ArrayLike | None = None
     memory_limit: int | str | None = None
     progress: bool | None = None
     resume: bool = True
@@ -104,12 +107,21 @@ def ingest(source: Any, place: Folder, options: Options) -> None:
         _ingest_sources({"": opened}, place, options, limit)
 
 
-def ingest_group(sources: Mapping[str, Any] | str | os.PathLike[str], place: Folder, options: Options) -> None:
+def ingest_group(
+    sources: Mapping[str, Any] | str | os.PathLike[str],
+    place: Folder,
+    options: Options,
+    labels: Labels = _NO_LABELS,
+) -> None:
     """Write ``sources`` as a group at ``place``; parameters and errors as `swath.ingest_group` describes them."""
     check_vacant(place, overwrite=options.overwrite)
     check_alone(place)
     limit = resolve_limit(options.memory_limit)
-    _ingest_sources(_open_aligned(sources, options, limit), place, options, limit)
+    opened = _open_aligned(sources, options, limit)
+    for name, source in labels.beside.items():
+        check_name(name)
+        opened[name] = open_source(source)
+    _ingest_sources(opened, place, options, limit, labels)
 
 
 def append(source: Any, place: Folder, options: Options, timeout: float) -> None:
@@ -146,17 +158,21 @@ def append_group(
         _append_sources({name: opened[name] for name in stores}, place, stores, options, limit)
 
 
-def _ingest_sources(sources: Mapping[str, Source], place: Folder, options: Options, limit: Room) -> None:
+def _ingest_sources(
+    sources: Mapping[str, Source], place: Folder, options: Options, limit: Room, labels: Labels = _NO_LABELS
+) -> None:
     pending = pending_facts(place) if options.resume else {}
     separators = separators_for(place, sources)
-    parts = [
-        Part(name, new_facts(source, options, limit, pending.get(name), separators[name]), source, 0)
-        for name, source in sources.items()
-    ]
+    parts = []
+    for name, source in sources.items():
+        facts = new_facts(source, options, limit, pending.get(name), separators[name])
+        parts.append(Part(name, replace(facts, dims=labels.dims.get(name)), source, 0))
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
     for part in parts:
         _tell(place.within(part.name), part.facts)
-    with building(place, _files(parts), separators, overwrite=options.overwrite, resume=options.resume) as build:
+    with building(
+        place, new_files(parts, labels), separators, overwrite=options.overwrite, resume=options.resume
+    ) as build:
         write_parts("ingest", build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
@@ -172,7 +188,7 @@ def _append_sources(
         joined = ConcatenatedSource((ArraySource(tail, tail.dtype), source)) if len(tail) else source
         parts.append(Part(name, facts, joined, first_row))
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
-    with appending(place, _files(parts, stores), next(iter(stores.values())).encoded) as build:
+    with appending(place, longer_files(parts, stores), next(iter(stores.values())).encoded) as build:
         write_parts("append", build, parts, writers, options.progress)
         _check_unchanged(sources, parts)
 
@@ -225,12 +241,14 @@ def _append_blocks(
         described = blocks.describe_given()
         if described != done:
             facts = replace(facts, sources=(*facts.sources[:-1], described))
-            build.files = {METADATA: encode_metadata(facts, store.encoded)}
+            build.files = {METADATA: encode_metadata(facts, attributes_of_others(store.encoded))}
 
 
 def open_given(source: Any, options: Options, limit: Room) -> Source | Blocks:
     """The source of an ingest, or its blocks."""
     if isinstance(source, Iterator):
+        if options.segments is not None:
+            raise OptionError("The rows of an iterator are not known before it ends. Leave out segments.")
         return Blocks.of(source)
     check_casting(options.casting)
     opened = open_source(
@@ -240,7 +258,8 @@ def open_given(source: Any, options: Options, limit: Room) -> Source | Blocks:
         casting=options.casting,
         cache_bytes=int(limit.n_bytes * _CACHE_IN_LIMIT),
     )
-    return opened if options.rows is None else take_rows(opened, options.rows)
+    taken = opened if options.rows is None else take_rows(opened, options.rows)
+    return taken if options.segments is None else in_segments(taken, options.segments)
 
 
 def _like(options: Options, store: Store) -> Options:
@@ -315,27 +334,6 @@ def _check_unchanged(sources: Mapping[str, Source], parts: Sequence[Part]) -> No
             raise SourceError(
                 f"The source changed while it was read ({name}). Run the call again, once nothing writes to it."
             )
-
-
-def _files(parts: Sequence[Part], stores: Mapping[str, Store] | None = None) -> dict[str, bytes]:
-    """The metadata of a store by itself, or of a group and its arrays; ``stores`` are what they were before."""
-    before = {} if stores is None else {name: store.own_metadata() for name, store in stores.items()}
-    members = {part.name: encode_metadata(part.facts, before.get(part.name, b"")) for part in parts}
-    if "" in members:
-        return {METADATA: members[""]}
-    group = b"" if stores is None else next(iter(stores.values())).encoded
-    return {METADATA: encode_group(members, group)} | {
-        f"{name}/{METADATA}": encoded for name, encoded in members.items()
-    }
-
-
-def pending_facts(place: Folder) -> dict[str, Facts]:
-    """What an interrupted ingest into ``path`` was to make, by name."""
-    encoded = pending_bytes(place)
-    with contextlib.suppress(FormatError):
-        members = decode_group(encoded, place.url) if is_group(encoded) else {"": encoded}
-        return {name: decode_metadata(each, place.url) for name, each in members.items()}
-    return {}
 
 
 def new_facts(source: Source, options: Options, limit: Room, pending: Facts | None, separator: str) -> Facts:

@@ -12,9 +12,10 @@ import itertools
 import json
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -29,6 +30,8 @@ from swath.storage.regular import MOST_WHOLE_BYTES
 
 FORMAT = 1
 METADATA = "zarr.json"
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Facts:
     """Rows of each source; of one that is still written, nobody knows yet."""
     reason: str = "as asked"
     """Why the codec is what it is."""
+    dims: tuple[str, ...] | None = None
+    """Names of the axes, if they have any."""
 
     @cached_property
     def history(self) -> tuple[bytes, ...]:
@@ -130,10 +135,10 @@ def check_name(name: object) -> None:
         )
 
 
-def encode_metadata(facts: Facts, before: bytes = b"") -> bytes:
+def encode_metadata(facts: Facts, others: Mapping[str, Any] = _NONE) -> bytes:
     """The bytes of the ``zarr.json`` of a store, with a checksum over all that swath relies on.
 
-    It keeps the attributes that others have added to what it replaces, ``before``.
+    The attributes of ``others`` stand beside our own, and nothing relies on them.
 
     Raises
     ------
@@ -178,6 +183,7 @@ def encode_metadata(facts: Facts, before: bytes = b"") -> bytes:
                 compressors=compressors,
                 chunk_key_encoding={"name": "default", "separator": layout.separator},
                 attributes={"swath": own},
+                dimension_names=facts.dims,
             )
     except (ValueError, TypeError) as error:
         raise LayoutError(
@@ -187,22 +193,25 @@ def encode_metadata(facts: Facts, before: bytes = b"") -> bytes:
     own = document["attributes"]["swath"]
     if parse_description(own["dtype"]) != layout.dtype:
         raise LayoutError(f"The dtype {layout.dtype} has no description that numpy reads back. Choose another dtype.")
-    document["attributes"] |= _attributes_of_others(before)
+    document["attributes"] |= others
     return _seal(document)
 
 
-def encode_group(members: Mapping[str, bytes], before: bytes = b"") -> bytes:
-    """The bytes of the ``zarr.json`` of a group, from those of its arrays; ``before`` is as in `encode_metadata`.
+def encode_group(members: Mapping[str, bytes], others: Mapping[str, Any] = _NONE, beside: Iterable[str] = ()) -> bytes:
+    """The bytes of the ``zarr.json`` of a group, from those of its arrays; ``others`` is as in `encode_metadata`.
 
-    It holds the metadata of all arrays (consolidated, as zarr-python calls it), so that one file commits them together.
+    It holds the metadata of all arrays (consolidated, as zarr-python calls it), so that one file commits them together. Those
+    named ``beside`` do not go by rows.
     """
-    own = {"format": FORMAT, "arrays": list(members)}
+    own: dict[str, Any] = {"format": FORMAT, "arrays": list(members)}
+    if names := list(beside):
+        own["beside"] = names
     inline = {name: json.loads(encoded) for name, encoded in members.items()}
     return _seal(
         {
             "zarr_format": 3,
             "node_type": "group",
-            "attributes": {"swath": own} | _attributes_of_others(before),
+            "attributes": {"swath": own, **others},
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inline},
         }
     )
@@ -218,13 +227,23 @@ def decode_group(encoded: bytes, folder: str) -> dict[str, bytes]:
     """
     document = _unseal(encoded, f"{folder}/{METADATA}")
     try:
-        inline = document["consolidated_metadata"]["metadata"]
-        names = document["attributes"]["swath"]["arrays"]
-        for name in names:
-            check_name(name)  # it is a folder in this one, and nowhere else
-        return {name: _dump(inline[name]) for name in names}
+        _inline(document, document["attributes"]["swath"].get("beside", []))
+        return _inline(document, document["attributes"]["swath"]["arrays"])
     except (OptionError, KeyError, TypeError) as error:
         raise _not_ours(f"{folder}/{METADATA}", error) from None
+
+
+def decode_beside(encoded: bytes) -> dict[str, bytes]:
+    """The same of the arrays that do not go by rows, of metadata that `decode_group` has found sound."""
+    document = json.loads(encoded)
+    return _inline(document, document["attributes"]["swath"].get("beside", []))
+
+
+def _inline(document: dict[str, Any], names: Any) -> dict[str, bytes]:
+    """The metadata of some arrays, which those of their group hold."""
+    for name in names:
+        check_name(name)  # it is a folder in this one, and nowhere else
+    return {name: _dump(document["consolidated_metadata"]["metadata"][name]) for name in names}
 
 
 def decode_metadata(encoded: bytes, folder: str) -> Facts:
@@ -250,7 +269,9 @@ def decode_metadata(encoded: bytes, folder: str) -> Facts:
         separator = document["chunk_key_encoding"]["configuration"]["separator"]
         layout = Layout(shape[0], tuple(shape[1:]), dtype, inner[0], shard[0], codec, separator=separator)
         sources, lengths = tuple(own["sources"]), tuple(own["lengths"])
-        facts = Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"])
+        names = document.get("dimension_names")
+        dims = None if names is None else tuple(names)
+        facts = Facts(layout, own["window"], tuple(own["segments"]), sources, lengths, own["reason"], dims)
         if (what := _untrue(facts, shape, inner, shard)) is not None:
             raise ValueError(what)
     except FormatError:
@@ -275,6 +296,8 @@ def _untrue(facts: Facts, *shapes: Any) -> str | None:
         return f"segments or sources have other rows than the {layout.n_rows} of the array"
     if layout.separator not in (".", "/") or not isinstance(facts.reason, str):
         return "a text is another value"
+    if facts.dims is not None and list(map(type, facts.dims)) != [str] * len(layout.shape):
+        return "the names of the dimensions are others"
     return None
 
 
@@ -314,7 +337,8 @@ def is_group(encoded: bytes) -> bool:
     return isinstance(document, dict) and (document.get("node_type") == "group" or "consolidated_metadata" in document)
 
 
-def _attributes_of_others(encoded: bytes) -> dict[str, Any]:
+def attributes_of_others(encoded: bytes) -> dict[str, Any]:
+    """The attributes in sound metadata that are not ours; none of no metadata."""
     return (
         {name: value for name, value in json.loads(encoded)["attributes"].items() if name != "swath"} if encoded else {}
     )

@@ -17,7 +17,17 @@ from swath.decoder import BloscStep, Crc32c, Decoder
 from swath.encoded import ChunkReader, EncodedReader, Entries
 from swath.errors import DamagedStoreError, FormatError, StoreChangedError
 from swath.layout import Layout
-from swath.metadata import METADATA, Facts, decode_group, decode_metadata, is_group, is_ours, shard_key
+from swath.metadata import (
+    METADATA,
+    Facts,
+    attributes_of_others,
+    decode_beside,
+    decode_group,
+    decode_metadata,
+    is_group,
+    is_ours,
+    shard_key,
+)
 from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
@@ -67,6 +77,12 @@ class Store:
     def reason(self) -> str:
         """Why the layout is what it is."""
         return self.facts.reason
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What others have said of it, as they would read it."""
+        own = decode_group(self.encoded, self.home.url)[self.member] if self.member else self.encoded
+        return attributes_of_others(own)
 
     @property
     def version(self) -> str:
@@ -284,7 +300,7 @@ def group_above(folder: Folder) -> bytes:
 
 
 def open_members(folder: Folder) -> dict[str, Store]:
-    """Open the arrays of the committed group in a folder.
+    """Open the arrays of the committed group in a folder that go by its rows.
 
     Raises
     ------
@@ -295,4 +311,15 @@ def open_members(folder: Folder) -> dict[str, Store]:
         raise FormatError(
             f"{home.url}/{METADATA} is not that of a group that swath wrote. Open {home.url} with swath.open."
         )
+    beside = decode_beside(encoded)
+    return {name: store for name, store in _stores(home, encoded).items() if name not in beside}
+
+
+def open_beside(store: Store) -> dict[str, Store]:
+    """The arrays of the group of a store that do not go by rows, such as names of columns."""
+    beside = decode_beside(store.encoded) if store.member else {}
+    return {name: each for name, each in _stores(store.home, store.encoded).items() if name in beside} if beside else {}
+
+
+def _stores(home: Folder, encoded: bytes) -> dict[str, Store]:
     return {name: _make_store(home.within(name), encoded, name, None) for name in decode_group(encoded, home.url)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import uuid
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +133,9 @@ def open_array_like(array: Any, cache_bytes: int) -> Source:
 
 
 def open_xarray(array: Any, cache_bytes: int) -> Source:
-    """The source of an `xarray.DataArray`: its values along the first dimension. Coordinates, name and attributes are left behind.
+    """The source of an `xarray.DataArray`: its values along the first dimension, and of a `xarray.Variable`.
+
+    Name and attributes are left behind, and coordinates with a warning.
 
     Raises
     ------
@@ -141,6 +144,12 @@ def open_xarray(array: Any, cache_bytes: int) -> Source:
     if not is_array_like(array):
         raise SourceError(
             f"A {type(array).__name__} of xarray is no array. Give one of its variables, as dataset['name']."
+        )
+    if names := [str(name) for name in getattr(array, "coords", ())]:
+        warnings.warn(
+            f"The coordinates {', '.join(names)} are left behind. Keep them by array.swath.ingest, after `import swath.xarray`, or "
+            "give array.drop_vars(array.coords).",
+            stacklevel=2,
         )
     if array.chunks is not None:
         from swath.sources import dask
