@@ -27,9 +27,6 @@ HOURS = np.datetime64("2001-01-01T00", "ns") + np.arange(200) * np.timedelta64(1
 ROWS = np.random.default_rng(0).normal(size=(200, 4, 3)).astype("f4")
 STARTS = [190, 3, 3, 0, 77]
 
-# zarr-python says of text of one length that Zarr v3 has no final specification of it.
-pytestmark = pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
-
 
 def dataset() -> xr.Dataset:
     """Coordinates of each kind: of the axis of rows, beside it, along rows and columns, of names, of none."""
