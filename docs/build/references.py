@@ -1,0 +1,49 @@
+"""Names in docstrings, `RowArray.gather` or `gather`, become links where the reference has them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+_PAGES = Path(__file__).parents[1] / "reference"
+_LITERAL = re.compile(r"^::\n", re.M)  # Markdown knows a block of code by its indentation
+_CODE = re.compile(r"(?<![`\[])`(~?[A-Za-z_][\w.]*)`(?!`|\])")
+
+
+def documented() -> set[str]:
+    """Full names that the pages of the reference ask for."""
+    return {name for page in _PAGES.glob("*.md") for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)}
+
+
+class References(griffe.Extension):
+    """Links of what is in backticks once; code that is no name has them twice."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """After all of a package was read: each name may mean any of the others."""
+        public: dict[str, str] = {}
+        owners: list[tuple[griffe.Object | griffe.Alias, str]] = []
+        for name in documented():
+            found = pkg[name.removeprefix(f"{pkg.path}.")]
+            target = found.final_target if isinstance(found, griffe.Alias) else found
+            owners.append((target, name))
+            public |= {name: name, target.path: name}
+            for member in target.members.values() if target.is_class else ():
+                if not member.name.startswith("_"):
+                    public |= {f"{each}.{member.name}": f"{name}.{member.name}" for each in (name, target.path)}
+        for owner, name in owners:
+            scopes = [name, owner.path, pkg.path, owner.path.rpartition(".")[0], f"{pkg.path}.errors", ""]
+            for each in (owner, *(owner.members.values() if owner.is_class else ())):
+                if each.docstring is not None and not each.is_alias:
+                    each.docstring.value = _linked(_LITERAL.sub("", each.docstring.value), scopes, public)
+
+
+def _linked(text: str, scopes: list[str], public: dict[str, str]) -> str:
+    def link(match: re.Match[str]) -> str:
+        for scope in scopes:
+            target = public.get(f"{scope}.{match[1]}" if scope else match[1])
+            if target is not None:
+                return f"[`{match[1]}`][{target}]"
+        return match[0]
+
+    return _CODE.sub(link, text)
