@@ -1,4 +1,4 @@
-"""What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s tests-3.12` and `nox -s frameworks` for tests."""
+"""What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s docs` for the pages, the others for tests."""
 
 import nox
 
@@ -11,6 +11,14 @@ def check(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into site/: a warning is an error."""
+    # The package too: what is only known when it is imported, such as the type of an alias.
+    session.install(".", "--group", "docs")
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(python=["3.12", "3.13"])

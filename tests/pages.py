@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import swath
 from swath.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -109,16 +108,3 @@ def _run_command(command: str) -> None:
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(f"{command}\n{done.stdout}{done.stderr}")
-
-
-def public_names() -> dict[str, Any]:
-    """What users may name, by the name that they would write."""
-    from swath import errors, sampling
-
-    names = {f"swath.{name}": getattr(swath, name) for name in swath.__all__ if name != "errors"}
-    for module in (errors, sampling):
-        for name, value in vars(module).items():
-            if isinstance(value, type) or callable(value):
-                if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_"):
-                    names[f"{module.__name__}.{name}"] = value
-    return names

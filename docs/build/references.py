@@ -36,6 +36,22 @@ class References(griffe.Extension):
             for each in (owner, *(owner.members.values() if owner.is_class else ())):
                 if each.docstring is not None and not each.is_alias:
                     each.docstring.value = _linked(_LITERAL.sub("", each.docstring.value), scopes, public)
+                    _mend(each.docstring, pkg["errors"])
+
+
+def _mend(docstring: griffe.Docstring, errors: griffe.Module) -> None:
+    """What griffe makes of ``a, b`` in one line: the type of ``a`` for both, and no link to several errors."""
+    for section in docstring.parsed:
+        if section.kind is griffe.DocstringSectionKind.parameters:
+            for each in section.value:
+                own = getattr(docstring.parent, "parameters", {})
+                if isinstance(each.annotation, griffe.Expr) and each.name in own:
+                    each.annotation, each.value = own[each.name].annotation, own[each.name].default
+        elif section.kind is griffe.DocstringSectionKind.raises:
+            for each in section.value:
+                names = re.findall(r"\w+", str(each.annotation))
+                links = [griffe.ExprName(name, parent=errors) for name in names]
+                each.annotation = griffe.ExprTuple(links, implicit=True) if len(links) > 1 else links[0]
 
 
 def _linked(text: str, scopes: list[str], public: dict[str, str]) -> str:

@@ -25,8 +25,8 @@ def _machine(machine: Record, name: str) -> str:
     versions = ", ".join(f"{key} {value}" for key, value in machine.items() if key not in _USUAL)
     date = _date(RESULTS / f"{name}.json")
     return (
-        f"*{machine['cores']} virtual cores ({machine['cpu']}), {machine['memory']} of memory left, Linux {machine['kernel']}, "
-        f"Python {machine['python']}; {versions}.{f' {date}.' if date else ''} `benchmarks/results/{name}.json`*"
+        f"<small>{machine['cores']} virtual cores ({machine['cpu']}), {machine['memory']} of memory left, Linux {machine['kernel']}, "
+        f"Python {machine['python']}; {versions}.{f' {date}.' if date else ''} `benchmarks/results/{name}.json`</small>"
     )
 
 
