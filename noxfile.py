@@ -7,7 +7,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 
 @nox.session
 def check(session: nox.Session) -> None:
-    session.install("-e.", "--group", "test", "--group", "check")
+    session.install("-e.", "--group", "test", "--group", "docs", "--group", "check")
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
@@ -16,7 +16,6 @@ def check(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, into site/: a warning is an error."""
-    # The package too: what is only known when it is imported, such as the type of an alias.
     session.install(".", "--group", "docs")
     session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 

@@ -4,9 +4,13 @@
 - A comment that begins with ``setup`` is code too, for what a reader has already: files, an array.
 - A comment with the name of a framework before a block, ``<!-- torch -->``, says what it needs.
 - A block with a ``title`` is a file of that name.
+- A ``text`` block right behind a ``python`` block is what that prints; ``...`` stands for anything.
 - Of ``bash`` blocks, lines that begin with ``swath``, or with ``python`` and a file that is there, are run.
 """
 
+import contextlib
+import doctest
+import io
 import re
 import shlex
 import subprocess
@@ -44,6 +48,12 @@ class Block:
     title: str | None = None
 
 
+_checker = doctest.OutputChecker()
+
+# The end of one block, an empty line, and the begin of the next.
+_NEXT_LINES = 3
+
+
 def name_of(path: Path) -> str:
     """How tests call a page."""
     return str(path.relative_to(ROOT))
@@ -67,18 +77,23 @@ def run_page(name: str, text: str, *, with_frameworks: bool, stands_for: Mapping
     Places that only the reader has (a server, a folder of a cluster) are put another in place of by ``stands_for``.
     """
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    ran = 0
+    ran, end, printed = 0, 0, ""
     for block in blocks_of(text):
         if block.needs is not None and not with_frameworks:
             continue
         code = block.code
         for place, ours in (stands_for or {}).items():
             code = code.replace(place, ours)
+        is_next = block.line - end <= _NEXT_LINES
         if block.title is not None:
             Path(block.title).write_text(code)
+        elif block.kind == "text" and is_next:
+            assert _checker.check_output(block.code, printed, doctest.ELLIPSIS), f"{name}:{block.line} has\n{printed}"
         elif block.kind == "python":
-            # Line numbers of a traceback are those of the page.
-            exec(compile("\n" * (block.line - 1) + code, name, "exec"), namespace)
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                # Line numbers of a traceback are those of the page.
+                exec(compile("\n" * (block.line - 1) + code, name, "exec"), namespace)
+            end, printed = block.line + code.count("\n"), out.getvalue()
             ran += 1
         elif block.kind == "bash":
             for command in commands_of(code):

@@ -154,6 +154,7 @@ def _named(name: str) -> object:
         pytest.param("```python\n1 / 0\n```\n", ZeroDivisionError, id="python"),
         pytest.param("```python\nimport warnings\nwarnings.warn('so')\n```\n", UserWarning, id="warning"),
         pytest.param("<!-- setup\nx = 1\n-->\n\n```python\nassert x == 2\n```\n", AssertionError, id="setup"),
+        pytest.param("```python\nprint(12)\n```\n\n```text\n1...3\n```\n", AssertionError, id="printed"),
         pytest.param("```bash\nswath info nothing.zarr\n```\n", AssertionError, id="command"),
         pytest.param("```bash\n.venv/bin/swath demo --fulll  # so\n```\n", click.NoSuchOption, id="option"),
         pytest.param('```python title="a.py"\n1 / 0\n```\n```bash\npython a.py\n```\n', AssertionError, id="file"),

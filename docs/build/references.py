@@ -32,11 +32,22 @@ class References(griffe.Extension):
                 if not member.name.startswith("_"):
                     public |= {f"{each}.{member.name}": f"{name}.{member.name}" for each in (name, target.path)}
         for owner, name in owners:
+            _hide_constructor(owner)
             scopes = [name, owner.path, pkg.path, owner.path.rpartition(".")[0], f"{pkg.path}.errors", ""]
             for each in (owner, *(owner.members.values() if owner.is_class else ())):
                 if each.docstring is not None and not each.is_alias:
                     each.docstring.value = _linked(_LITERAL.sub("", each.docstring.value), scopes, public)
                     _mend(each.docstring, pkg["errors"])
+
+
+def _hide_constructor(owner: griffe.Object | griffe.Alias) -> None:
+    """Of a class that other calls make: it says nothing of its parameters, or has private fields."""
+    if not owner.is_class or (owner.docstring is not None and "\nParameters\n" in owner.docstring.value):
+        return
+    if "__init__" in owner.members:
+        owner.del_member("__init__")
+    if any(member.is_attribute and name.startswith("_") for name, member in owner.members.items()):
+        owner.decorators = []  # else griffe makes a constructor of the fields of a dataclass
 
 
 def _mend(docstring: griffe.Docstring, errors: griffe.Module) -> None:

@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import RESULTS, results
+from result_tables import RESULTS, results
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -48,7 +48,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def _rate(results: Record) -> float:
     """GB/s of wanted bytes."""
-    return median(result["batch_bytes"] / result["seconds"] / 1e9 for result in results)
+    return float(median(result["batch_bytes"] / result["seconds"] / 1e9 for result in results))
 
 
 def _cold_and_warm(runs: Record, key: str) -> dict[str, dict[bool, Record]]:
@@ -191,7 +191,10 @@ def _long_loop(record: Record) -> str:
 
 
 def _reference(record: Record) -> str:
-    return "\n".join(["```text", *(line.rstrip() for line in record["table"]), "```"])
+    """What the command printed, of which the lines that are drawn are left out."""
+    cells = [[cell.strip() for cell in line.split(line[0])[1:-1]] for line in record["table"] if line[0] in "┃│"]
+    around = [line.strip() for line in record["table"] if line[0] not in "┏┃┡│└"]
+    return f"{' '.join(around[:2])}.\n\n{_table(cells[0], cells[1:])}\n\n{' '.join(around[2:])}"
 
 
 def _reference_cluster(record: Record) -> str:
