@@ -44,10 +44,9 @@ def _hide_constructor(owner: griffe.Object | griffe.Alias) -> None:
     """Of a class that other calls make: it says nothing of its parameters, or has private fields."""
     if not owner.is_class or (owner.docstring is not None and "\nParameters\n" in owner.docstring.value):
         return
-    if "__init__" in owner.members:
+    own = owner.members.get("__init__")
+    if own is not None and ("dataclass" not in owner.labels or any(p.name.startswith("_") for p in owner.parameters)):
         owner.del_member("__init__")
-    if any(member.is_attribute and name.startswith("_") for name, member in owner.members.items()):
-        owner.decorators = []  # else griffe makes a constructor of the fields of a dataclass
 
 
 def _mend(docstring: griffe.Docstring, errors: griffe.Module) -> None:
