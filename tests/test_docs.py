@@ -132,7 +132,7 @@ def _slug(heading: str) -> str:
 
 def _named(name: str) -> object:
     """What a full name means; nothing where a framework is missing."""
-    module, parts = name, []
+    module, parts = name, list[str]()
     while importlib.util.find_spec(module.partition(".")[0]) and module:
         try:
             found = importlib.import_module(module)

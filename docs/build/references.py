@@ -42,7 +42,9 @@ class References(griffe.Extension):
 
 def _hide_constructor(owner: griffe.Object | griffe.Alias) -> None:
     """Of a class that other calls make: it says nothing of its parameters, or has private fields."""
-    if not owner.is_class or (owner.docstring is not None and "\nParameters\n" in owner.docstring.value):
+    if not isinstance(owner, griffe.Class) or (
+        owner.docstring is not None and "\nParameters\n" in owner.docstring.value
+    ):
         return
     own = owner.members.get("__init__")
     if own is not None and ("dataclass" not in owner.labels or any(p.name.startswith("_") for p in owner.parameters)):
