@@ -1,5 +1,5 @@
-"""What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s tests-3.12` and `nox -s frameworks` for tests,
-`nox -s audit` for withdrawn releases. `nox -s lock` is for a person, who renews what all of them install."""
+"""What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s docs` for the pages, `nox -s audit` for
+withdrawn releases, the others for tests. `nox -s lock` is for a person, who renews what all of them install."""
 
 import re
 from pathlib import Path
@@ -21,10 +21,17 @@ def _install(session: nox.Session, *what: str) -> None:
 
 @nox.session
 def check(session: nox.Session) -> None:
-    _install(session, "-e.", "--group", "test", "--group", "check")
+    _install(session, "-e.", "--group", "test", "--group", "docs", "--group", "check")
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into site/: a warning is an error."""
+    session.install("--group", "docs")  # the reference is made from the source, without an import
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(python=["3.12", "3.13"])

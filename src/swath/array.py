@@ -228,6 +228,16 @@ class RowArray:
         memory_limit
             Of the computation, in bytes or as text; by default 90 % of what is left.
 
+        Returns
+        -------
+        dask.array.Array
+            (n, window, *row_shape), in blocks of ``block`` windows.
+
+        Raises
+        ------
+        StartsError, WindowError, WindowOutOfBoundsError, ColumnsError, OptionError
+            The call is wrong.
+
         Examples
         --------
         >>> import swath, numpy as np
@@ -290,6 +300,8 @@ class RowArray:
             The windows to choose from; by default all that lie in one segment, or with ``across_segments`` all of the array.
         segments
             Numbers of the segments to draw from, such as `sampling.split_segments` gives; all if None.
+        across_segments
+            Whether a window may begin in one segment and end in another.
         stride
             Rows from the start of one window to that of the next in its segment; ``window`` for windows that share no row.
         drop_last
@@ -494,6 +506,11 @@ class RowArray:
             As in `swath.ingest`.
         timeout
             Seconds to wait for another process that writes this store.
+
+        Returns
+        -------
+        tuple of Damage
+            What was mended; empty if all was sound.
 
         Raises
         ------

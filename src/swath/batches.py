@@ -127,6 +127,11 @@ class Batches[T](Iterator[T]):
     def at(self, k: int) -> T:
         """Batch ``k``, read now, wherever the iterator is and stays; threads may ask at once.
 
+        Parameters
+        ----------
+        k
+            Its number, in ``[0, len(self))``, counted through all epochs.
+
         Raises
         ------
         OptionError
@@ -153,7 +158,19 @@ class Batches[T](Iterator[T]):
         return self._recipe.finish.named(arrays)
 
     def gather_into(self, k: int, place: Callable[[int], Any]) -> IntArray:
-        """Gather batch ``k``, before any transform, into the arrays that ``place`` gives for that number of windows; its starts.
+        """Gather batch ``k``, before any transform, into memory of the caller, and return its starts.
+
+        Parameters
+        ----------
+        k
+            Its number, in ``[0, len(self))``, counted through all epochs.
+        place
+            Called with the number of its windows: gives the array, or the dict of arrays, (windows, window, ...) that is filled.
+
+        Returns
+        -------
+        numpy.ndarray
+            (windows,) int64.
 
         Raises
         ------
@@ -167,7 +184,12 @@ class Batches[T](Iterator[T]):
         return starts
 
     def starts_at(self, k: int) -> IntArray:
-        """The starts of batch ``k``; nothing is read.
+        """The starts of batch ``k``, (windows,) int64; nothing is read.
+
+        Parameters
+        ----------
+        k
+            Its number, in ``[0, len(self))``, counted through all epochs.
 
         Raises
         ------
@@ -217,6 +239,13 @@ class Batches[T](Iterator[T]):
     def share(self, k: int, n: int) -> Batches[T]:
         """Every ``n``-th of these batches from ``k`` on, for one of ``n`` workers which take turns; from the first on.
 
+        Parameters
+        ----------
+        k
+            The worker, in ``[0, n)``.
+        n
+            How many there are.
+
         Raises
         ------
         OptionError
@@ -233,6 +262,11 @@ class Batches[T](Iterator[T]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where another was, that was made with the same arguments.
+
+        Parameters
+        ----------
+        state
+            What `state_dict` gave.
 
         Raises
         ------

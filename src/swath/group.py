@@ -105,6 +105,16 @@ class RowGroup(Mapping[str, RowArray]):
     ) -> dict[str, NDArray[Any]]:
         """The same windows of each array, now; ``options`` are those of `RowArray.gather`, and ``out`` has one for each name.
 
+        Returns
+        -------
+        dict of numpy.ndarray
+            By name, (n, window, *row_shape) each.
+
+        Raises
+        ------
+        OutError
+            ``out`` has not one array for each name; and as in `RowArray.gather`.
+
         Examples
         --------
         >>> import swath, numpy as np

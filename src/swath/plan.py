@@ -216,6 +216,11 @@ class Plan:
     def check(self, limit: Room) -> None:
         """Refuse what cannot fit.
 
+        Parameters
+        ----------
+        limit
+            The most bytes that `peak_bytes` may be, and what says so.
+
         Raises
         ------
         MemoryLimitError

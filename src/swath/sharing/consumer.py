@@ -154,6 +154,16 @@ def consume(handle: ServerHandle, *, consumer: int = 0, timeout: float = 60.0) -
         server ends before the last batch.
     SwathError
         From the iterator: what the server could not gather, as the error that it met.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> a = swath.ingest(np.arange(1000).reshape(100, 10), tmp / "consume.zarr", window=4)
+    >>> with swath.serve_batches(a.batches(50, seed=7)) as server:
+    ...     with swath.consume(server.handle) as batches:  # in any process of this machine
+    ...         kept = [batch.copy() for batch in batches]
+    >>> [batch.shape for batch in kept]
+    [(50, 4, 10), (47, 4, 10)]
     """
     if not isinstance(handle, ServerHandle):
         raise OptionError(

@@ -104,7 +104,12 @@ class BatchServer:
         return self._handle
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the consumers have had, and released, all batches; False if that takes longer than ``timeout`` seconds.
+        """Wait until the consumers have had, and released, all batches; False if that takes longer than ``timeout``.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None for as long as it takes.
 
         Raises
         ------

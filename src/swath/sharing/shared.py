@@ -47,6 +47,13 @@ class SharedBatch:
     def empty(cls, shape: tuple[int, ...] | int, dtype: DTypeLike) -> SharedBatch:
         """An array to be filled, as by ``a.gather(starts, out=shared.array)``. Its values are zeros.
 
+        Parameters
+        ----------
+        shape
+            Its lengths along each axis, or its one length.
+        dtype
+            Any without pointers.
+
         Raises
         ------
         OptionError
@@ -179,12 +186,25 @@ def attach(handle: BatchHandle) -> SharedBatch:
 
     It stays as it is when the process that made it closes it, or ends.
 
+    Parameters
+    ----------
+    handle
+        That of the batch, which must still be open where it was made.
+
     Raises
     ------
     OptionError
         That is no handle.
     SharingError
         The batch is gone, or cannot be seen from here.
+
+    Examples
+    --------
+    >>> import swath, numpy as np
+    >>> with swath.share({"X": np.zeros((2, 3)), "y": np.arange(2)}) as shared:
+    ...     attached = swath.attach(shared.handle)  # in any process of this machine
+    >>> attached.arrays["y"].tolist()
+    [0, 1]
     """
     if not isinstance(handle, BatchHandle):
         raise OptionError(
