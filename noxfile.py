@@ -30,7 +30,7 @@ def check(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, into site/: a warning is an error."""
-    session.install("--group", "docs")  # the reference is made from the source, without an import
+    _install(session, "--group", "docs")  # the reference is made from the source, without an import
     session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
