@@ -58,9 +58,10 @@ def test_shards_of_an_earlier_run_are_told(
             raise KeyboardInterrupt
         put(folder, facts, shard, buffer)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("swath.writing.put_shard", interrupted)
-        swath.ingest(tmp_path / "rows.npy", tmp_path / "a.zarr", shard_rows=256, chunk_rows=8)
+        with pytest.raises(KeyboardInterrupt):
+            swath.ingest(tmp_path / "rows.npy", tmp_path / "a.zarr", shard_rows=256, chunk_rows=8)
     swath.ingest(tmp_path / "rows.npy", tmp_path / "a.zarr", shard_rows=256, chunk_rows=8)
     (said,) = _of(heard, "swath.writing")
     assert said.startswith("ingest into ")

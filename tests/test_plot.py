@@ -70,10 +70,10 @@ def test_many_columns_are_a_heat_map() -> None:
     batch = RANDOM.normal(size=(3, 10, 40))
     ax = swath.plot.windows(batch)
     (image,) = ax.images
-    assert np.array_equal(image.get_array(), batch.reshape(30, 40).T)
+    assert np.array_equal(np.asarray(image.get_array()), batch.reshape(30, 40).T)
     assert ax.get_ylabel() == "column"
     very_many = swath.plot.windows(RANDOM.normal(size=(2, 3, 2000)))
-    assert very_many.images[0].get_array().shape == (500, 6)
+    assert np.asarray(very_many.images[0].get_array()).shape == (500, 6)
     assert very_many.get_ylabel() == "column (each 4th)"
 
 
@@ -119,7 +119,9 @@ def test_as_many_starts_as_windows() -> None:
 
 
 def _counts(ax: Axes) -> Any:
-    return np.array([patch.get_height() for patch in ax.patches[:100]])
+    bars: list[Any] = list(ax.patches[:100])
+    assert np.allclose([bar.get_x() for bar in bars], np.linspace(0, 5000, 101)[:-1])
+    return np.array([bar.get_height() for bar in bars])
 
 
 def test_starts_are_counted_where_they_fall(a: swath.RowArray) -> None:
@@ -129,8 +131,12 @@ def test_starts_are_counted_where_they_fall(a: swath.RowArray) -> None:
         assert np.array_equal(_counts(ax), np.histogram(chosen, np.linspace(0, 5000, 101))[0])
     shards = [line.get_xdata()[0] for line in ax.lines]  # type: ignore[index]
     assert shards == list(range(512, 5000, 512))
-    segments = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches[100:]]
-    assert segments == [(0, 2000), (2000, 2500), (2500, 5000)]
+    bands: list[Any] = list(ax.patches[100:])
+    assert [(band.get_x(), band.get_x() + band.get_width()) for band in bands] == [
+        (0, 2000),
+        (2000, 2500),
+        (2500, 5000),
+    ]
     assert set(_labels(ax)) == {"3,000 windows", "10 shards", "3 segments"}
     assert ax.get_ylabel() == "windows that begin in 50 rows"
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def test_it_is_quick(folder: Path, a: swath.RowArray) -> None:
     many = Layout(10**9, (2000,), np.dtype("f8"), 4, 4192, "raw")
     segments = np.stack([np.arange(0, 10**9, 10**4), np.arange(10**4, 10**9 + 1, 10**4)], axis=1)
     batches = a.batches(100, order=Blocks(3, 7))
-    values = {
+    values: dict[str, Callable[[], str]] = {
         "segments": lambda: array_card("", "", many, 16, "", segments, is_store=True),
         "array": lambda: _html(a),
         "plan": lambda: _html(a.plan(np.arange(4000))),
@@ -303,7 +304,7 @@ def test_the_picture_of_an_order_shows_its_blocks() -> None:
 def test_windows_look_as_dask_arrays_do(a: swath.RowArray) -> None:
     lazy = a.windows([3, 50])
     assert "dask" in repr(lazy)
-    assert "<table" in lazy._repr_html_()  # type: ignore[no-untyped-call]
+    assert "<table" in lazy._repr_html_()
 
 
 def test_shared_batches_say_what_they_are_and_no_token(a: swath.RowArray) -> None:

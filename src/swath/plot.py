@@ -19,6 +19,7 @@ from swath.errors import OptionError
 from swath.layout import CodecName, choose_chunk_rows, read_amplification, window_seconds
 from swath.memory import format_bytes
 from swath.plan import Plan
+from swath.plotted import COLOURS, MOST_TILES, draw_windows
 from swath.windows import IntArray, as_array, check_starts
 
 if TYPE_CHECKING:
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["amplification", "starts", "throughput", "windows"]
 
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 _GREY = "#999999"
-
-# More lines than colours are not told apart; of more windows, pictures or columns than so, each is too small.
-_MOST_LINES = len(_COLOURS)
-_MOST_TILES = 8
-_MOST_COLUMNS = 512
 
 # More borders than these are a grey area.
 _MOST_SHARDS = 64
@@ -75,7 +70,7 @@ def windows(batch: ArrayLike, *, starts: ArrayLike | None = None, ax: Axes | Non
     2
     """
     values = _numbers(batch)
-    n = min(len(values), _MOST_TILES)
+    n = min(len(values), MOST_TILES)
     names = [f"window {k}" for k in range(n)]
     if starts is not None:
         given = as_array(starts)
@@ -85,16 +80,7 @@ def windows(batch: ArrayLike, *, starts: ArrayLike | None = None, ax: Axes | Non
             )
         names = [f"from row {start:,}" for start in given[:n].tolist()]
     axes = _axes(ax)
-    row = values.shape[2:]
-    values = values[:n]
-    if row == ():
-        _draw_series(axes, values, names)
-    elif len(row) == 1 and row[0] <= _MOST_LINES:
-        _draw_columns(axes, values, names)
-    elif len(row) == 1:
-        _draw_heat(axes, values, names)
-    else:
-        _draw_pictures(axes, values, names)
+    draw_windows(axes, values[:n], names)
     return axes
 
 
@@ -112,84 +98,6 @@ def _numbers(batch: Any) -> NDArray[Any]:
             "value, a list of values, or a picture."
         )
     return values.astype(np.uint8) if values.dtype.kind == "b" else values
-
-
-def _draw_series(axes: Axes, values: NDArray[Any], names: list[str]) -> None:
-    for series, name, colour in zip(values, names, _COLOURS):
-        axes.plot(np.arange(values.shape[1]), series, color=colour, label=name, linewidth=1.2)
-    axes.set(xlabel="row of the window", ylabel="value")
-    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _draw_columns(axes: Axes, values: NDArray[Any], names: list[str]) -> None:
-    n, window, n_columns = values.shape
-    for column in range(n_columns):
-        # A gap between windows: what follows one in the picture does not follow it in the array.
-        gapped = np.full((n, window + 1), np.nan)
-        gapped[:, :-1] = values[:, :, column]
-        axes.plot(_at(n, window), gapped.ravel(), color=_COLOURS[column], label=f"column {column}", linewidth=1.2)
-    axes.set(ylabel="value")
-    _name_windows(axes, n, window, names)
-    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _at(n: int, window: int) -> NDArray[np.float64]:
-    """Where the rows of windows stand that follow one another, and the gap behind each."""
-    at = np.arange(n * window, dtype=np.float64).reshape(n, window)
-    return np.concatenate([at, at[:, -1:] + 0.5], axis=1).ravel()
-
-
-def _draw_heat(axes: Axes, values: NDArray[Any], names: list[str]) -> None:
-    n, window, n_columns = values.shape
-    step = -(-n_columns // _MOST_COLUMNS)
-    image = values.reshape(n * window, n_columns)[:, ::step].T
-    drawn = axes.imshow(
-        image,
-        aspect="auto",
-        cmap="viridis",
-        interpolation="nearest",
-        extent=(-0.5, n * window - 0.5, n_columns - 0.5, -0.5),
-    )
-    axes.set(ylabel="column" if step == 1 else f"column (each {step}th)")
-    _name_windows(axes, n, window, names)
-    axes.figure.colorbar(drawn, ax=axes, label="value", pad=0.02)
-
-
-def _name_windows(axes: Axes, n: int, window: int, names: list[str]) -> None:
-    for k in range(1, n):
-        axes.axvline(k * window - 0.5, color="white", linewidth=3)
-        axes.axvline(k * window - 0.5, color="black", linewidth=0.6)
-    axes.set_xlim(-0.5, n * window - 0.5)
-    axes.set_xticks([k * window + (window - 1) / 2 for k in range(n)], names, rotation=20 if n > 4 else 0)
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(f"windows of {window:,} rows, one after another")
-
-
-def _draw_pictures(axes: Axes, values: NDArray[Any], names: list[str]) -> None:
-    n, window, height, width = values.shape[:4]
-    shown = min(window, _MOST_TILES)
-    chosen = np.linspace(0, window - 1, shown).astype(int)
-    is_colour = values.ndim == 5
-    gap_y, gap_x = max(1, height // 20), max(1, width // 20)
-    canvas = np.full((n * (height + gap_y) - gap_y, shown * (width + gap_x) - gap_x, *values.shape[4:]), np.nan)
-    for i in range(n):
-        for j, row in enumerate(chosen.tolist()):
-            y, x = i * (height + gap_y), j * (width + gap_x)
-            canvas[y : y + height, x : x + width] = values[i, row]
-    if is_colour:
-        most = 255.0 if values.dtype == np.uint8 else float(np.nanmax(np.abs(canvas))) or 1.0
-        axes.imshow(np.nan_to_num(np.clip(canvas / most, 0, 1), nan=1.0), interpolation="nearest")
-    else:
-        is_bytes = values.dtype == np.uint8
-        drawn = axes.imshow(canvas, cmap="gray" if is_bytes else "cividis", interpolation="nearest")
-        if is_bytes and values.max() > 1:
-            drawn.set_clim(0, 255)
-        axes.figure.colorbar(drawn, ax=axes, label="value", pad=0.02)
-    axes.set_xticks([j * (width + gap_x) + (width - 1) / 2 for j in range(shown)], chosen.tolist())
-    axes.set_yticks([i * (height + gap_y) + (height - 1) / 2 for i in range(n)], names)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set(xlabel="row of the window")
 
 
 def starts(a: RowArray, chosen: ArrayLike | Plan | Batches[Any] | None = None, *, ax: Axes | None = None) -> Axes:
@@ -229,7 +137,7 @@ def starts(a: RowArray, chosen: ArrayLike | Plan | Batches[Any] | None = None, *
     axes = _axes(ax)
     edges = np.linspace(0, n_rows, min(_BINS, n_rows) + 1)
     counts, _ = np.histogram(found, edges)
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_COLOURS[4], label=f"{found.size:,} windows")
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS[4], label=f"{found.size:,} windows")
     if layout.n_shards <= _MOST_SHARDS:
         for k in range(1, layout.n_shards):
             label = f"{layout.n_shards} shards" if k == 1 else None
@@ -240,7 +148,7 @@ def starts(a: RowArray, chosen: ArrayLike | Plan | Batches[Any] | None = None, *
         stop = segments[min((k + 1) * step, len(segments)) - 1, 1]
         label = f"{len(segments):,} segments" if k == 0 else None
         axes.axvspan(
-            segment[0], stop, 0, 0.045, color=_COLOURS[2], alpha=0.9 if k % 2 else 0.45, linewidth=0, label=label
+            segment[0], stop, 0, 0.045, color=COLOURS[2], alpha=0.9 if k % 2 else 0.45, linewidth=0, label=label
         )
     axes.set_xlim(0, n_rows)
     top = 1.08 * max(1, int(counts.max(initial=0)))
@@ -326,14 +234,14 @@ def amplification(
     least = window_seconds(chosen, window, row_bytes, codec)
     read = [read_amplification(c, window) for c in chunks.tolist()]
     axes = _axes(ax)
-    axes.plot(chunks, read, color=_COLOURS[0], marker="o", markersize=3, label="bytes read / bytes wanted")
+    axes.plot(chunks, read, color=COLOURS[0], marker="o", markersize=3, label="bytes read / bytes wanted")
     axes.plot(
-        chunks, seconds / seconds.min(), color=_COLOURS[1], marker="s", markersize=3, label="expected time / least"
+        chunks, seconds / seconds.min(), color=COLOURS[1], marker="s", markersize=3, label="expected time / least"
     )
     axes.plot(
         [point, point],
         [read_amplification(point, window), window_seconds(point, window, row_bytes, codec) / seconds.min()],
-        color=_COLOURS[5],
+        color=COLOURS[5],
         marker="D",
         markersize=7,
         linestyle=":",
@@ -412,7 +320,7 @@ def throughput(a: RowArray, *, numbers: ArrayLike | None = None, seconds: float 
             times.append(time.perf_counter() - begin)
         done.append(n)
         rates.append(n * a_window / min(times) / 1e9)
-    axes.plot(done, rates, color=_COLOURS[0], marker="o", markersize=4)
+    axes.plot(done, rates, color=COLOURS[0], marker="o", markersize=4)
     axes.set_xscale("log", base=4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(0, max(rates) * 1.15)
