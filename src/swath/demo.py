@@ -178,8 +178,8 @@ def demo_table(result: DemoResult, columns: int) -> Table:
     table.add_column("peak memory" if rated else "peak", justify="right", no_wrap=True)
     for way, cold in result.cold.items():
         row = [way]
-        for state in (result.cold, result.warm):
-            found, base = state[way], state["h5py loop"]
+        for results in (result.cold, result.warm):
+            found, base = results[way], results["h5py loop"]
             rate = [f"{found.gigabytes_a_second:.2f}"] if rated else []
             row += [f"{found.seconds:.2f}", *rate, f"{base.seconds / found.seconds:.1f}x"]
         table.add_row(*row, f"{max(cold.peak_bytes, result.warm[way].peak_bytes) / 1e9:.2f} GB")

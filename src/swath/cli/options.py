@@ -24,7 +24,7 @@ CASTINGS = ("exact", "rounded", "unsafe")
 VERIFY = ("always", "never")
 
 
-class Place(click.ParamType):
+class Place(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
     """A file, a folder or a URL, which a shell completes as a file."""
 
     name = "place"
@@ -33,7 +33,7 @@ class Place(click.ParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
     """Bytes, or text such as ``8GiB``."""
 
     name = "size"
@@ -45,7 +45,7 @@ class Size(click.ParamType):
         return parse_bytes(text, param.opts[0] if param else self.name)
 
 
-class RowRange(click.ParamType):
+class RowRange(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
     """``A:B``, as Python slices."""
 
     name = "rows"
@@ -59,7 +59,7 @@ class RowRange(click.ParamType):
         return slice(*(None if part is None else int(part) for part in match.groups()))
 
 
-class Integers(click.ParamType):
+class Integers(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
     """Whole numbers with commas between them."""
 
     name = "integers"
