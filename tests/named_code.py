@@ -105,7 +105,7 @@ def _changed(folder: Path, name: str, file: str, base: Path, change: dict[str, A
 def _zarr_v2(folder: Path) -> Built:
     zarr.create_array(folder / "benign", data=ROWS, chunks=(10, 4), zarr_format=2, compressors=None)
     yield "benign", folder / "benign"
-    for name, change in {
+    changes: dict[str, dict[str, Any]] = {
         "filter": {"filters": [{"id": "pickle"}]},
         "compressor": {"compressor": {"id": "pickle", "protocol": 5}},
         "behind-a-filter": {"filters": [{"id": "delta", "dtype": "<f8"}, {"id": "pickle"}]},
@@ -124,7 +124,8 @@ def _zarr_v2(folder: Path) -> Built:
         "dtype-list": {"dtype": [["a", MODULE]]},
         "json": {"filters": [{"id": "json2"}], "dtype": "|O", "fill_value": None},
         "msgpack": {"filters": [{"id": "msgpack2"}], "dtype": "|O", "fill_value": None},
-    }.items():
+    }
+    for name, change in changes.items():
         yield name, _changed(folder, name, ".zarray", folder / "benign", change)
 
 
@@ -134,7 +135,7 @@ def _zarr_v3(folder: Path) -> Built:
     named = {"name": MODULE, "configuration": {}}
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     sharded = {"chunk_shape": [5, 4], "codecs": [little, {"name": "numcodecs.pickle"}], "index_codecs": [little]}
-    for name, change in {
+    changes: dict[str, dict[str, Any]] = {
         "codec": {"codecs": [little, named]},
         "codec-path": {"codecs": [little, {"name": f"{MODULE}:Codec"}]},
         "pickle": {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]},
@@ -149,7 +150,8 @@ def _zarr_v3(folder: Path) -> Built:
         "transformers": {"storage_transformers": [named]},
         "extension": {MODULE: {"name": MODULE, "must_understand": False}},
         "attributes": {"attributes": {"py/object": MODULE, "__class__": MODULE, "!!python/name": MODULE}},
-    }.items():
+    }
+    for name, change in changes.items():
         yield name, _changed(folder, name, "zarr.json", folder / "benign", change)
 
 
@@ -287,7 +289,7 @@ def main(kind: str, folder: Path) -> None:
         def find_spec(self, name: str, *_: Any) -> None:
             imports.append(name)
 
-    sys.meta_path.insert(0, Noting())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Noting())
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in WATCHED:
