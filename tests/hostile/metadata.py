@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import swath
 import swath.check
+import swath.computing
 import swath.foreign
 import swath.ingestion
 import swath.lazy
