@@ -39,6 +39,9 @@ _COPIES_COMPARED = 4
 # As many shards at once keep a disk busy, with readahead in each (2.0 GB/s, cat 1.6); one keeps up with what is cached.
 _THREADS = 4
 
+# Shards that are told one by one where they are missing: metadata may tell of any number.
+_MOST_MISSING = 100_000
+
 # What a disk says of bytes that it cannot give back; any other error is not the store's.
 _LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
 
@@ -98,6 +101,8 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
         The rows of one shard, which are compared with the source, do not fit in the limit.
     StoreChangedError
         Another store has taken this one's place.
+    DamagedStoreError
+        Nearly all of very many shards are missing.
     """
     store = replace(store, folder=store.folder.origin())
     layout = store.layout
@@ -116,6 +121,12 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
         advance((stop - start) * layout.row_bytes)
         return damages
 
+    if isinstance(store.folder, LocalFolder) and layout.n_shards > _MOST_MISSING:
+        files = sum(1 for _ in os.scandir(store.folder.path))
+        if files + _MOST_MISSING < layout.n_shards:
+            raise DamagedStoreError(
+                f"{store.url} has {files} files, and its metadata tell of {layout.n_shards} shards. {MEND}"
+            )
     with (
         progress_bar("verify", layout.n_rows * layout.row_bytes, progress) as advance,
         ThreadPoolExecutor(threads, thread_name_prefix="swath-verify") as pool,
@@ -275,7 +286,7 @@ class _Checker:
         written = index.offsets != NO_CHUNK
         ends = index.offsets + index.lengths
         within = written & (ends >= index.offsets) & (ends <= file.size)
-        regular = np.arange(count) < index.n_regular if layout.codec == "raw" else np.True_
+        regular = np.arange(count) < index.n_regular
         for k in np.flatnonzero(~(within[:count] & regular)).tolist():
             what = "is missing" if not written[k] else f"ends early: the file has {file.size} bytes"
             if written[k] and within[k]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -83,17 +84,25 @@ class Stream:
 
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
         """Decompress; a checksum at the end of the stream is looked at."""
-        decoded, rest = b"", bytes(encoded)
-        while rest:
+        decoded, at = bytearray(), 0
+        while at < len(encoded):
             decompress = self.make()
-            decoded += decompress.decompress(rest, max(1, most_bytes - len(decoded)))
+            # A little first: what stands behind a stream is copied, which for many small ones would be without end.
+            for stop in (min(at + _FIRST_BYTES, len(encoded)), len(encoded)):
+                if not decompress.eof and at < stop:
+                    fed = getattr(decompress, "unconsumed_tail", b"") + encoded[at:stop]
+                    decoded += decompress.decompress(fed, max(1, most_bytes - len(decoded)))
+                    at = stop
             if not decompress.eof:  # what stands after the last byte: a checksum, a mark
                 decoded += decompress.decompress(getattr(decompress, "unconsumed_tail", b""), 1)
             if not decompress.eof or len(decoded) > most_bytes:
                 raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
-            rest = decompress.unused_data if self.members else b""
+            at = at - len(decompress.unused_data) if self.members else len(encoded)
         return memoryview(decoded)
 
+
+# Of a stream that others may follow: copies of what follows stay small beside decoding.
+_FIRST_BYTES = 2**14
 
 _ZLIB = Stream(partial(zlib.decompressobj, 15))
 _GZIP = Stream(partial(zlib.decompressobj, 31), members=True)
@@ -109,18 +118,23 @@ def _step(codec: Any) -> Step:
         case "bz2":
             return Stream(bz2.BZ2Decompressor, members=True)
         case "lzma":
+            is_raw = codec.format == lzma.FORMAT_RAW  # of which the metadata say what others say themselves
             return Stream(
                 partial(
                     lzma.LZMADecompressor,
                     codec.format,
-                    None,
-                    codec.filters if codec.format == lzma.FORMAT_RAW else None,
+                    None if is_raw else _LZMA_BYTES,
+                    codec.filters if is_raw else None,
                 )
             )
         case "blosc":
             return BloscStep()
         case _:
             return Numcodec(codec)
+
+
+# What a decompressor may take for itself: xz -9 announces 65 MiB.
+_LZMA_BYTES = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +151,21 @@ class Numcodec:
         if out is not None and announced == len(out):
             self.codec.decode(encoded, out)
             return out
+        if announced is None and self.codec.codec_id == "zstd":
+            return self._decode_within(encoded, most_bytes)
         return _bytes(self.codec.decode(encoded))
+
+    def _decode_within(self, encoded: Buffer, most_bytes: int) -> Buffer:
+        """Decode what does not announce its size, as streams of zstd do: numcodecs takes what it is, unless it has a place to fill."""
+        place = memoryview(np.empty(most_bytes, np.uint8))
+        try:
+            self.codec.decode(encoded, place)
+        except RuntimeError as error:
+            found = re.search(r"expected to decompress \d+, got (\d+)", str(error))
+            if found is None:
+                raise
+            return place[: int(found[1])]
+        return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +211,14 @@ class Decoder:
     def most_bytes(self) -> int:
         """The most bytes that a chunk may have on its way: filters may widen its values, and no other codec adds much."""
         strange = any(isinstance(step, Numcodec) and step.codec.codec_id not in _BYTES_CODECS for step in self.steps)
-        return (16 * self.n_bytes if self.filters or strange else self.n_bytes + self.n_bytes // 16) + 4096
+        values = math.prod(self.shape)
+        widths = [_encoded_width(codec, self.stored) for codec in self.filters]
+        n_bytes = (
+            16 * self.n_bytes
+            if strange or None in widths
+            else values * max([self.stored.itemsize, *filter(None, widths)])
+        )
+        return n_bytes + n_bytes // 16 + 4096
 
     @cached_property
     def row_bytes(self) -> int:
@@ -247,7 +282,10 @@ class Decoder:
     def _filtered(self, encoded: Buffer) -> NDArray[Any]:
         values: Any = np.frombuffer(encoded, np.uint8)
         for codec in self.filters:
-            values = codec.decode(values)
+            if codec.codec_id in _BYTES_CODECS:  # a compressor among the filters decodes to no more than one by itself
+                values = np.frombuffer(_step(codec).decode(_bytes(values), self.most_bytes), np.uint8)
+            else:
+                values = codec.decode(values)
         return self._in_order(np.ascontiguousarray(values).reshape(-1).view(self.stored))
 
     def _in_order(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -327,6 +365,14 @@ def _filter(name: str, options: Mapping[str, Any], dtype: np.dtype[Any]) -> tupl
 
 # Codecs from bytes to bytes. The rest of numcodecs make values of values, or Python objects.
 _BYTES_CODECS = {"zlib", "gzip", "bz2", "lzma", "blosc", "zstd", "lz4", "shuffle", "crc32", "adler32", "fletcher32", "jenkins_lookup3"}  # fmt: skip
+
+
+def _encoded_width(codec: Any, dtype: np.dtype[Any]) -> int | None:
+    """Bytes of a value as a filter writes it, at the most; None if that is not known here."""
+    if codec.codec_id in _BYTES_CODECS or codec.codec_id in ("bitround", "packbits"):
+        return dtype.itemsize
+    encoded = getattr(codec, "astype", None) or getattr(codec, "encode_dtype", None)
+    return None if encoded is None else np.dtype(encoded).itemsize
 
 
 def _bytes_step(name: str, options: Mapping[str, Any]) -> Step | None:

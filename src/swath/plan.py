@@ -430,7 +430,8 @@ def _ingested_bytes(layout: Layout, windows: int, window: int) -> int:
 
 def _index_bytes(layout: Layout, first_chunk: IntArray) -> int:
     """Memory of the shard indexes that are kept while reading (see `swath.shard.IndexCache`)."""
-    return min(INDEX_CACHE_BYTES, _distinct(first_chunk // layout.shard_chunks).size * layout.head_bytes)
+    shards = _distinct(first_chunk // layout.shard_chunks).size
+    return max(min(INDEX_CACHE_BYTES, shards * layout.head_bytes), layout.head_bytes if shards else 0)
 
 
 def _distinct(ascending: IntArray) -> IntArray:

@@ -36,6 +36,9 @@ from swath.layout import CRC_BYTES, STAMP_BYTES, Layout
 from swath.plan import INDEX_CACHE_BYTES
 from swath.storage import Buffer, File
 
+# To ask first how long a file is costs a request, which is nothing beside this much.
+_LARGE_INDEX_BYTES = 2**20
+
 NO_CHUNK = np.uint64(2**64 - 1)
 """The offset of a chunk that was never written."""
 
@@ -97,7 +100,7 @@ class ShardIndex:
     lengths: NDArray[np.uint64]
     """With the checksum."""
     n_regular: int
-    """So many chunks, from the first, are raw and lie one after another from the end of the index."""
+    """So many chunks, from the first, lie as swath writes them: one after another from the end of the head."""
 
 
 class IndexCache:
@@ -144,6 +147,10 @@ class IndexCache:
     def read(self, file: File, stamp: Stamp | None = None) -> ShardIndex:
         """The index of an open shard, from the disk; otherwise as `get`."""
         head_bytes = self._n_bytes + (0 if stamp is None else STAMP_BYTES)
+        if head_bytes > _LARGE_INDEX_BYTES and file.size < head_bytes:  # nor is there room made for it
+            raise DamagedStoreError(
+                f"{file.path} ends at byte {file.size}, inside its index of {head_bytes} bytes. {MEND}"
+            )
         encoded = bytearray(head_bytes)
         offset = 0 if self._location == "start" else max(0, file.size - self._n_bytes)
         got = file.read_into([memoryview(encoded)], head_bytes, offset)
@@ -155,13 +162,12 @@ class IndexCache:
         if stamp is not None:
             _check_stamp(file, bytes(encoded[self._n_bytes :]), stamp)
         offsets, lengths = np.frombuffer(body, "<u8").reshape(-1, 2).T
-        n_regular = 0
+        ends = np.uint64(head_bytes) + np.cumsum(lengths)
+        regular = offsets == np.concatenate([[np.uint64(head_bytes)], ends[:-1]])
         if self._raw_chunk_bytes:
-            length = self._raw_chunk_bytes + CRC_BYTES
-            regular = head_bytes + np.arange(offsets.size, dtype=np.uint64) * np.uint64(length)
-            irregular = np.flatnonzero((offsets != regular) | (lengths != length))
-            n_regular = int(irregular[0]) if irregular.size else offsets.size
-        return ShardIndex(offsets, lengths, n_regular)
+            regular &= lengths == self._raw_chunk_bytes + CRC_BYTES
+        irregular = np.flatnonzero(~regular)
+        return ShardIndex(offsets, lengths, int(irregular[0]) if irregular.size else offsets.size)
 
 
 def _check_stamp(file: File, encoded: bytes, wanted: Stamp) -> None:

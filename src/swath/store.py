@@ -31,7 +31,7 @@ from swath.metadata import (
 from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
-from swath.shard import MEND, IndexCache, index_entries
+from swath.shard import MEND, NO_CHUNK, IndexCache, index_entries
 from swath.storage import File, Folder, Gate, Scratch
 
 
@@ -204,6 +204,14 @@ class Store:
         """Where chunks of one shard lie."""
         shard, begin = divmod(first, self.layout.shard_chunks)
         index = self.indexes.get(file, self.facts.stamp(shard))
+        if index.n_regular < begin + stop - first:
+            k = max(begin, index.n_regular)
+            missing = index.offsets[k] == NO_CHUNK
+            raise self.damaged(
+                file,
+                shard * self.layout.shard_chunks + k,
+                "is missing" if missing else "does not lie where swath writes it",
+            )
         return index_entries(index, slice(begin, begin + stop - first))
 
     def is_cached(self, chunk: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from hostile.harness import MOST_GROWTH, MOST_SECONDS, Result, run
 
 # Modules of this package with a list `CORPORA`.
-_MODULES = ["metadata"]
+_MODULES = ["metadata", "shards"]
 
 
 @dataclass(frozen=True, slots=True)

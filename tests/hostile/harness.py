@@ -60,6 +60,7 @@ class Result:
     case: Any
     outcome: Outcome
     seconds: float = 0.0
+    """That the call took; those that the machine gave to others are not counted, but for a crash or a hang."""
     growth: int = 0
     """Bytes that the call added to the memory of the process, at the most."""
     text: str = ""
@@ -73,7 +74,7 @@ class Result:
 
 
 def run(
-    entry: str, cases: Iterable[Sequence[Any]], *, seconds: float = MOST_SECONDS + 1, room: int = 4 * 2**30
+    entry: str, cases: Iterable[Sequence[Any]], *, seconds: float = 4 * MOST_SECONDS, room: int = 4 * 2**30
 ) -> Iterator[Result]:
     """Each case, in turn. A child that takes longer than ``seconds`` hangs; its address space grows by ``room`` at most."""
     left = list(cases)
@@ -165,7 +166,7 @@ def _attempt(function: Any, case: Sequence[Any]) -> dict[str, Any]:
     text = ""
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = _memory("VmRSS")
-    begin = time.monotonic()
+    begin, waited = time.monotonic(), _waited()
     try:
         answer = call()
         text = answer if isinstance(answer, str) else ""
@@ -175,11 +176,16 @@ def _attempt(function: Any, case: Sequence[Any]) -> dict[str, Any]:
         outcome, text = "wrong", str(error)
     except Exception:
         outcome, text = "other error", traceback.format_exc()
-    took = time.monotonic() - begin
+    took = max(0.0, time.monotonic() - begin - (_waited() - waited))
     growth = max(0, _memory("VmHWM") - before)
     result = asdict(Result(None, outcome, took, growth, text[-_MOST_TEXT:]))
     del result["case"]
     return result
+
+
+def _waited() -> float:
+    """Seconds for which this thread could have run, and the machine was busy with others."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 def _memory(field: str) -> int:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import swath
 import swath.check
+import swath.computing
 import swath.foreign
 import swath.ingestion
 import swath.lazy
@@ -109,7 +110,7 @@ def _lie_in_group(content: bytes, rng: Rng) -> bytes:
     return json.dumps(reseal(document), indent=2).encode()
 
 
-def _no_file(path: Path, rng: Rng) -> str:
+def no_file(path: Path, rng: Rng) -> str:
     """Something else in the place of a file."""
     kind = pick(
         rng, ["empty", "missing", "giant", "folder", "fifo", "loop", "zeros", "noise", "utf-16", "bom", "null", "list"]
@@ -153,7 +154,7 @@ def make(folder: str, kind: str, seed: int) -> tuple[Path, str]:
     ways = ["bytes", "values", "values", "no file"] + ["lie", "lie", "lie"] * (kind in OURS)
     way = "no file" if rng.random() < 0.04 else pick(rng, [way for way in ways if way != "no file"])
     if way == "no file":
-        return url, _no_file(path, rng)
+        return url, no_file(path, rng)
     content = path.read_bytes()
     if way == "bytes":
         broken = mutate_bytes(content, rng)
@@ -187,9 +188,9 @@ def through_swath(folder: str, kind: str, seed: int) -> Callable[[], str]:
     member = _MEMBERS.get(kind, "")
 
     def call() -> str:
-        told = _read_ours(url, kind) if kind == "group" and seed % 3 == 0 else _read(url / member)
+        told = _read_ours(url, kind) if kind == "group" and seed % 3 == 0 else read_by_swath(url / member)
         if kind in OURS:
-            _check_ours(told)
+            reads_ours(told)
         match seed % 10:
             case 1:
                 _call_command(["info", str(url / member)])
@@ -210,7 +211,7 @@ def through_swath(folder: str, kind: str, seed: int) -> Callable[[], str]:
     return call
 
 
-def _read(url: Path) -> str:
+def read_by_swath(url: Path) -> str:
     a = swath.open(url)
     if len(a.segments) and a.segments[-1, 1] != len(a):
         raise Wrong(f"segments to {a.segments[-1]}, rows {len(a)}")
@@ -228,10 +229,10 @@ def _read_ours(url: Path, kind: str) -> str:
     batch = group.gather([0, 3], memory_limit=_MEMORY_LIMIT, window=2)
     if "y" in batch and not np.array_equal(batch["y"], [[0, 1], [3, 4]]):
         raise Wrong("y of the group")
-    return _read(url / "X")
+    return read_by_swath(url / "X")
 
 
-def _check_ours(told: str) -> None:
+def reads_ours(told: str) -> None:
     """A store says what it was made of, or nothing: it may say that it is shorter, since it was once."""
     n_rows = int(told[1:].partition(",")[0])
     if n_rows > N_ROWS:
@@ -269,22 +270,24 @@ def through_zarr(folder: str, kind: str, seed: int) -> Callable[[], str]:
     """Open and read the same windows."""
     url, _ = make(folder, kind, seed)
 
-    def call() -> str:
-        try:
-            array = zarr.open_array(url / _MEMBERS.get(kind, ""), mode="r")
-            if not array.shape:
-                raise Refused("a single value")
-            n_rows = array.shape[0]
-            window = min(WINDOW, n_rows)
-            n_bytes = 3 * window * int(np.prod([float(n) for n in array.shape[1:]])) * array.dtype.itemsize
-            if n_bytes > _MEMORY_LIMIT:
-                raise Refused("a window that is too large")
-            rows = [np.asarray(array[s : s + window]) for s in _starts(n_rows, window)]
-            return answer(np.stack(rows), array.shape)
-        except _OF_ZARR as error:
-            raise Refused(f"{type(error).__name__}: {error}"[:300]) from None
+    return lambda: read_by_zarr(url / _MEMBERS.get(kind, ""))
 
-    return call
+
+def read_by_zarr(url: Path) -> str:
+    """What `read_by_swath` gives, by zarr-python."""
+    try:
+        array = zarr.open_array(url, mode="r")
+        if not array.shape:
+            raise Refused("a single value")
+        n_rows = array.shape[0]
+        window = min(WINDOW, n_rows)
+        n_bytes = 3 * window * int(np.prod([float(n) for n in array.shape[1:]])) * array.dtype.itemsize
+        if n_bytes > _MEMORY_LIMIT:
+            raise Refused("a window that is too large")
+        rows = [np.asarray(array[s : s + window]) for s in _starts(n_rows, window)]
+        return answer(np.stack(rows), array.shape)
+    except _OF_ZARR as error:
+        raise Refused(f"{type(error).__name__}: {error}"[:300]) from None
 
 
 def _corpus(kind: str, *, ours: bool) -> Corpus:
