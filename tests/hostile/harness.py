@@ -63,7 +63,7 @@ class Result:
     growth: int = 0
     """Bytes that the call added to the memory of the process, at the most."""
     text: str = ""
-    """The error, or the end of what the process wrote before it died."""
+    """The error, the end of what the process wrote before it died, or the answer where it is a text."""
 
     @property
     def is_good(self) -> bool:
@@ -73,7 +73,7 @@ class Result:
 
 
 def run(
-    entry: str, cases: Iterable[Sequence[Any]], *, seconds: float = 2 * MOST_SECONDS, room: int = 4 * 2**30
+    entry: str, cases: Iterable[Sequence[Any]], *, seconds: float = MOST_SECONDS + 1, room: int = 4 * 2**30
 ) -> Iterator[Result]:
     """Each case, in turn. A child that takes longer than ``seconds`` hangs; its address space grows by ``room`` at most."""
     left = list(cases)
@@ -167,7 +167,8 @@ def _attempt(function: Any, case: Sequence[Any]) -> dict[str, Any]:
     before = _memory("VmRSS")
     begin = time.monotonic()
     try:
-        call()
+        answer = call()
+        text = answer if isinstance(answer, str) else ""
     except (SwathError, Refused) as error:
         outcome, text = "typed error", f"{type(error).__name__}: {error}"
     except Wrong as error:

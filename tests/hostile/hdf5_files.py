@@ -10,7 +10,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from hostile.mutations import mutate
+from hostile.binary import inflating, mutate
 
 ROWS = np.arange(120, dtype="<i4").reshape(40, 3)
 _FIELDS = np.dtype([("a", "<i4"), ("b", "<f8")])
@@ -126,8 +126,7 @@ def bomb(kind: str) -> bytes:
         dtype = _FIELDS if kind == "records" else np.dtype("<i4")
         compression = "lzf" if kind == "lzf" else "gzip"
         dataset = file.create_dataset("x", (64,), dtype, chunks=(64,), compression=compression)
-        compressor = zlib.compressobj(9)
-        encoded = b"".join(compressor.compress(bytes(2**24)) for _ in range(_BOMB_BYTES // 2**24)) + compressor.flush()
+        encoded = inflating(_BOMB_BYTES, zlib.MAX_WBITS)
         if kind == "lzf":
             encoded = b"\x00\x00" + b"\xe0\xff\x00" * 4000
         dataset.id.write_direct_chunk((0,), encoded)

@@ -25,7 +25,7 @@ import numpy as np
 _MOST_OPEN = 4
 
 # What the library may take beside what a request allows: its caches of metadata, and its buffers.
-_ROOM_BYTES = 2**28
+_ROOM_BYTES = 2**27
 
 # A child that nobody asks for so long ends. The next request starts another.
 _IDLE_SECONDS = 60.0

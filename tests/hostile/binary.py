@@ -1,5 +1,6 @@
 """How bytes are damaged, or made to lie, by a random generator that has a seed."""
 
+import zlib
 from random import Random
 
 # What a count, a size or an offset may be to do harm; written in any width and byte order.
@@ -34,3 +35,12 @@ def mutate(data: bytes, random: Random, most: int = 6) -> bytes:
             case 6:
                 found[at:at] = random.randbytes(random.randint(1, 32))
     return bytes(found)
+
+
+def inflating(n_bytes: int, wbits: int, value: bytes = b"\0") -> bytes:
+    """A stream of zlib, a thousandth as long, of so many bytes (a multiple of 16 MiB); its checksum at the end is missing."""
+    step = 2**24
+    compressor = zlib.compressobj(9, wbits=wbits)
+    first = compressor.compress(value * step) + compressor.flush(zlib.Z_FULL_FLUSH)
+    again = compressor.compress(value * step) + compressor.flush(zlib.Z_FULL_FLUSH)  # which needs nothing before it
+    return first + again * (n_bytes // step - 1)
