@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -223,12 +224,25 @@ def _text_bomb() -> bytes:
 # --- images
 
 _KINDS = ("PNG", "TIFF", "GIF", "WEBP", "JPEG", "BMP", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "DDS", "SGI", "QOI", "AVIF", "ICNS", "MPO", "IM", "SPIDER", "MSP", "BLP", "XBM", "EPS", "PDF")  # fmt: skip
+_PICTURES = "pictures"
 _EXTENSIONS = {"JPEG": "jpg", "JPEG2000": "jp2", "TIFF": "tif", "SPIDER": "spi"}
 _TIFF = ("raw", "tiff_lzw", "tiff_deflate", "packbits", "tiff_adobe_deflate", "jpeg", "group4", "zstd", "webp", "lzma")
 
 
+def write_pictures(folder: Path) -> None:
+    """One of each format and mode that Pillow writes, for `image`."""
+    place = folder / _PICTURES
+    place.mkdir()
+    for i, (extension, encoded) in enumerate(_made()):
+        (place / f"{i:03}.{extension}").write_bytes(encoded)
+
+
 @cache
-def _pictures() -> tuple[tuple[str, bytes], ...]:
+def _pictures(folder: str) -> list[tuple[str, bytes]]:
+    return [(path.suffix[1:], path.read_bytes()) for path in sorted((Path(folder) / _PICTURES).iterdir())]
+
+
+def _made() -> list[tuple[str, bytes]]:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 20, 4), np.uint8)
     made = []
     for kind in _KINDS:
@@ -252,17 +266,17 @@ def _pictures() -> tuple[tuple[str, bytes], ...]:
                 except (OSError, ValueError, KeyError, TypeError, RuntimeError):
                     continue  # it has no such mode
                 made.append((_EXTENSIONS.get(kind, kind.lower()), memory.getvalue()))
-    return tuple(made)
+    return made
 
 
-def image(random: Random) -> Hostile:
+def image(random: Random, folder: str) -> Hostile:
     """Pictures of all formats that Pillow writes, mutated, cut, or of a size that they have not; and under each other's names."""
-    extension, encoded = random.choice(_pictures())
+    extension, encoded = random.choice(_pictures(folder))
     if random.randrange(40) == 0:
         size = random.choice((2**31 - 1, 2**16, 2**14, 0, 13_000))
         return Hostile("a.png", _png_bomb(size, random.choice((size, 1, 16))))
     if random.randrange(8) == 0:
-        extension = random.choice(_pictures())[0]
+        extension = random.choice(_pictures(folder))[0]
     if random.randrange(12) == 0:
         return Hostile(f"a.{extension}", encoded[: random.randrange(len(encoded))])
     at = random.randrange(2)  # headers stand at the beginning
@@ -289,10 +303,10 @@ KINDS: dict[str, Callable[[Random], Hostile]] = {
     "hdf5": hdf5,
     "raw": raw,
     "text": text,
-    "image": image,
 }
 
 
-def hostile(kind: str, seed: int) -> Hostile:
-    """The file of a seed."""
-    return KINDS[kind](Random(f"{kind} {seed}"))
+def hostile(folder: str, kind: str, seed: int) -> Hostile:
+    """The file of a seed; pictures are those that were written into the folder."""
+    random = Random(f"{kind} {seed}")
+    return image(random, folder) if kind == "image" else KINDS[kind](random)

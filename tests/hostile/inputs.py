@@ -9,6 +9,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 import swath
 from hostile.corpora import Corpus
 from hostile.harness import Refused, Wrong
-from hostile.input_files import Hostile, hostile
+from hostile.input_files import ROWS, Hostile, hostile, write_pictures
 from swath.cli import cli
 from swath.sources import open_source
 
@@ -50,9 +51,23 @@ def answer(n_rows: int, first: NDArray[Any]) -> str:
     return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(native.tobytes()).hexdigest()[:16]}"
 
 
+@cache
+def _warm(folder: str, kind: str) -> None:
+    """Import all that is imported late, and start the process of HDF5: neither is the doing of a file."""
+    swath.ingest(ROWS, _target(folder), progress=False)
+    if kind == "text":
+        (Path(folder) / "sound.csv").write_text("1,2\n3,4\n")
+        swath.ingest(f"{folder}/sound.csv", _target(folder), progress=False, overwrite=True)
+    if kind == "hdf5":
+        with h5py.File(f"{folder}/sound.h5", "w") as opened:
+            opened["x"] = ROWS
+        swath.open(f"{folder}/sound.h5::x")
+
+
 def by_swath(folder: str, kind: str, seed: int) -> Callable[[], object]:
     """Opened in place, ingested, ingested as a group, or given to the command line."""
-    file = hostile(kind, seed)
+    _warm(folder, kind)
+    file = hostile(folder, kind, seed)
     path = _written(folder, file)
     way = ("ingest", "open", "ingest", "command", "group")[seed % 5]
     source: Any = path.parent if kind == "image" else f"{path}::{file.inner}" if file.inner else path
@@ -127,7 +142,7 @@ def _check_text(file: Hostile, rows: NDArray[Any]) -> None:
 
 def by_others(folder: str, kind: str, seed: int) -> Callable[[], object]:
     """By numpy, h5py and Pillow, as they are."""
-    file = hostile(kind, seed)
+    file = hostile(folder, kind, seed)
     path = _written(folder, file)
 
     def call() -> str:
@@ -152,6 +167,9 @@ _OTHERS = (
 
 
 def _by_library(kind: str, path: Path, file: Hostile) -> str:
+    if kind == "text":
+        (Path(folder) / "sound.csv").write_text("1,2\n3,4\n")
+        swath.ingest(f"{folder}/sound.csv", _target(folder), progress=False, overwrite=True)
     if kind == "hdf5":
         with h5py.File(path) as opened:
             dataset = opened["x"]
@@ -187,8 +205,8 @@ def _check_table(dataset: h5py.Dataset) -> None:
             raise Refused(f"the chunk at {chunk.chunk_offset} is listed, and not found")
 
 
-def _prepare(folder: Path) -> None:
-    """Nothing: each try makes its own file."""
+def _nothing(folder: Path) -> None:
+    """Each try makes its own file."""
 
 
 _LIBRARIES = {"npy": "numpy", "npz": "numpy", "hdf5": "h5py", "raw": "numpy", "text": "numpy", "image": "Pillow"}
@@ -197,7 +215,7 @@ CORPORA = [
     Corpus(
         f"{kind} files",
         kind,
-        _prepare,
+        write_pictures if kind == "image" else _nothing,
         {"swath": "hostile.inputs:by_swath", library: "hostile.inputs:by_others"},
         None if kind == "text" else library,
     )

@@ -90,21 +90,16 @@ def test_a_pickle_in_npy_or_npz_is_never_loaded(tmp_path: Path) -> None:
 # --- HDF5
 
 
-def crashing(folder: str, how: str) -> Callable[[], object]:
-    """Opens files on which libhdf5 crashes, hangs or grows."""
+def inflating(folder: str, how: str) -> Callable[[], object]:
+    """Ingests a bomb."""
     path = Path(folder) / "a.h5"
-    path.write_bytes(hdf5_files.bomb(how) if how in ("gzip", "records") else hostile_seed(int(how)))
+    path.write_bytes(hdf5_files.bomb(how))
     return lambda: swath.ingest(f"{path}::x", f"{folder}/a.zarr", overwrite=True, progress=False)
-
-
-def hostile_seed(seed: int) -> bytes:
-    """One of which h5py was seen to crash or hang."""
-    return input_files.hostile("hdf5", seed).content
 
 
 @pytest.mark.parametrize("kind", ["gzip", "records"])
 def test_a_chunk_of_hdf5_that_inflates_to_a_gigabyte_is_refused(tmp_path: Path, kind: str) -> None:
-    (result,) = run("hostile.test_inputs:crashing", [[str(tmp_path), kind]])
+    (result,) = run("hostile.test_inputs:inflating", [[str(tmp_path), kind]])
     assert result.outcome == "typed error"
     assert result.is_good, result
 
@@ -227,7 +222,7 @@ def test_a_file_of_other_values_that_is_too_short_is_an_error_and_not_zeros(tmp_
 # --- images
 
 
-@pytest.mark.parametrize("kind", ["EPS", "PDF", "IM", "PSD", "ICNS"])
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "DDS", "PSD", "ICNS"])
 def test_formats_that_are_dangerous_or_rare_are_not_opened_under_any_name(tmp_path: Path, kind: str) -> None:
     """Of EPS Pillow has Ghostscript make an image, which runs programs."""
     (tmp_path / "in").mkdir()
@@ -248,7 +243,7 @@ def test_an_image_that_grew_after_its_header_was_read_is_not_decoded(tmp_path: P
     Image.new("L", (16, 16)).save(tmp_path / "in" / "a.png")
     source = swath.images(tmp_path / "in", size=(8, 8))["images"]
     (tmp_path / "in" / "a.png").write_bytes(input_files._png_bomb(9000, 9000))
-    with pytest.raises(SourceError, match="9000 x 9000 .* by now"):
+    with pytest.raises(SourceError, match=r"9000 x 9000 .* by now"):
         source.read_into(0, np.empty(source.shape, source.dtype))
 
 

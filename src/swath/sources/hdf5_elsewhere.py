@@ -60,11 +60,13 @@ def _check_shape(file: h5py.File, part: h5py.VDSmap, where: str, depth: int) -> 
         )
     check_elsewhere(found, depth + 1)
     selected = part.src_space
-    if selected.get_select_type() == h5py.h5s.SEL_ALL:
-        wanted = selected.shape
+    if selected.get_select_type() == h5py.h5s.SEL_ALL:  # of a shape that is not told: what is filled by it is
+        wanted: int | tuple[int, ...] = part.vspace.get_select_npoints()
+        has_all = math.prod(found.shape) >= wanted
     else:
         wanted = tuple(last + 1 for last in selected.get_select_bounds()[1])
-    if len(wanted) != len(found.shape) or any(n > there for n, there in zip(wanted, found.shape)):
+        has_all = len(wanted) == len(found.shape) and all(n <= there for n, there in zip(wanted, found.shape))
+    if not has_all:
         raise SourceError(
             f"{where} takes values up to {wanted} from {file.filename}::{part.dset_name}, which has shape {found.shape}. Restore it."
         )
