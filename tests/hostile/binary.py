@@ -4,7 +4,10 @@ import zlib
 from random import Random
 
 # What a count, a size or an offset may be to do harm; written in any width and byte order.
-_NUMBERS = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)  # fmt: skip
+_NUMBERS = (
+    *(0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFF),
+    *(2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1),
+)
 
 
 def mutate(data: bytes, random: Random, most: int = 6) -> bytes:

@@ -146,7 +146,21 @@ def _with_sums(encoded: bytes, random: Random) -> bytes:
     return bytes(found)
 
 
-_SIGNATURES = (b"\x89HDF", b"OHDR", b"OCHK", b"FRHP", b"FHDB", b"BTHD", b"BTLF", b"BTIN", b"FAHD", b"FADB", b"EAHD", b"EAIB", b"EADB")  # fmt: skip
+_SIGNATURES = (
+    b"\x89HDF",
+    b"OHDR",
+    b"OCHK",
+    b"FRHP",
+    b"FHDB",
+    b"BTHD",
+    b"BTLF",
+    b"BTIN",
+    b"FAHD",
+    b"FADB",
+    b"EAHD",
+    b"EAIB",
+    b"EADB",
+)
 
 
 @cache

@@ -36,17 +36,66 @@ class Hostile:
 # --- .npy
 
 _DESCRIPTIONS = (
-    "'|O'", "'O'", "'<i4'", "'>i4'", "'|V0'", "'|S0'", "'<U0'", "'|S4000000000'", "'<M8[ns]'", "'<M8[7000000000000Y]'", "'i4,O'", "'f16'", "'c32'",
-    "[('a', '<i4'), ('a', '<i4')]", "[('a', '<i4'), ('b', '|O')]", "[('a', '<i4', (2**62,))]", "[('a', '<i4', (4611686018427387904,))]",
-    "[('a', '<i4', (-3,))]", "[]", "[('', '|V12')]", "('<i4', (3,))", "('<i4', (3, -1))", "('<i4', (2147483647, 2147483647))",
-    "{'names': ['a', 'b'], 'formats': ['<i4', '<f8'], 'offsets': [0, 2]}", "{'names': ['a', 'b'], 'formats': ['|O', '<i8'], 'offsets': [0, 0]}",
-    "[(('t', 'a'), '<i4')]", "5", "None", "'<i4' * 9", "'__import__(\"os\")'", "[['a', '<i4']]", "[('a', [('b', [('c', '<i4')])])]", "b'<i4'",
-)  # fmt: skip
+    "'|O'",
+    "'O'",
+    "'<i4'",
+    "'>i4'",
+    "'|V0'",
+    "'|S0'",
+    "'<U0'",
+    "'|S4000000000'",
+    "'<M8[ns]'",
+    "'<M8[7000000000000Y]'",
+    "'i4,O'",
+    "'f16'",
+    "'c32'",
+    "[('a', '<i4'), ('a', '<i4')]",
+    "[('a', '<i4'), ('b', '|O')]",
+    "[('a', '<i4', (2**62,))]",
+    "[('a', '<i4', (4611686018427387904,))]",
+    "[('a', '<i4', (-3,))]",
+    "[]",
+    "[('', '|V12')]",
+    "('<i4', (3,))",
+    "('<i4', (3, -1))",
+    "('<i4', (2147483647, 2147483647))",
+    "{'names': ['a', 'b'], 'formats': ['<i4', '<f8'], 'offsets': [0, 2]}",
+    "{'names': ['a', 'b'], 'formats': ['|O', '<i8'], 'offsets': [0, 0]}",
+    "[(('t', 'a'), '<i4')]",
+    "5",
+    "None",
+    "'<i4' * 9",
+    "'__import__(\"os\")'",
+    "[['a', '<i4']]",
+    "[('a', [('b', [('c', '<i4')])])]",
+    "b'<i4'",
+)
 _SHAPES = (
-    "(40, 3)", "(3, 40)", "(120,)", "120", "()", "(-40, -3)", "(-1, -120)", "(40, 3, 1, 1)", "(9223372036854775807,)", "(9223372036854775808,)",
-    "(18446744073709551616, 18446744073709551616)", "(0, 9223372036854775807)", "(40, 0)", "(True, 120)", "(40.0, 3)", "(40, '3')", "(40, None)",
-    "[40, 3]", "(4294967296, 4294967296, 4294967296)", "(1,) * 70", "(%s)" % ("1, " * 70), "(%s)" % ("9" * 5000), "({}, 3)", "(-9223372036854775808, 3)",
-)  # fmt: skip
+    "(40, 3)",
+    "(3, 40)",
+    "(120,)",
+    "120",
+    "()",
+    "(-40, -3)",
+    "(-1, -120)",
+    "(40, 3, 1, 1)",
+    "(9223372036854775807,)",
+    "(9223372036854775808,)",
+    "(18446744073709551616, 18446744073709551616)",
+    "(0, 9223372036854775807)",
+    "(40, 0)",
+    "(True, 120)",
+    "(40.0, 3)",
+    "(40, '3')",
+    "(40, None)",
+    "[40, 3]",
+    "(4294967296, 4294967296, 4294967296)",
+    "(1,) * 70",
+    "(%s)" % ("1, " * 70),
+    "(%s)" % ("9" * 5000),
+    "({}, 3)",
+    "(-9223372036854775808, 3)",
+)
 
 
 def npy(random: Random) -> Hostile:
@@ -90,7 +139,7 @@ def npz(random: Random) -> Hostile:
     kind = random.randrange(12)
     if kind == 0 and random.randrange(10) == 0:
         return Hostile("a.npz", _zip_bomb(), "x")
-    members: list[tuple[str, bytes, int]] = [("x.npy", _saved(ROWS), random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)))]  # fmt: skip
+    members: list[tuple[str, bytes, int]] = [("x.npy", _saved(ROWS), random.choice((0, 8, 12, 14)))]
     if kind == 1:
         members.append(
             (
@@ -173,7 +222,32 @@ def raw(random: Random) -> Hostile:
 # --- text
 
 
-_WORDS = (b"9" * 5000, b"-", b"nan", b"inf", b"1e400", b"0x1F", b"1_000", b"\0", b"\xff\xfe", b"\xe9", b'"', b'""', b"'", b"", b"\xef\xbb\xbf", b"1 2", b"=1+1", b"\x1c", b"\xd9\xa1", b"nan(1)", b"1e-400", b"9223372036854775808", b"1.5", b"(1)")  # fmt: skip
+_WORDS = (
+    b"9" * 5000,
+    b"-",
+    b"nan",
+    b"inf",
+    b"1e400",
+    b"0x1F",
+    b"1_000",
+    b"\0",
+    b"\xff\xfe",
+    b"\xe9",
+    b'"',
+    b'""',
+    b"'",
+    b"",
+    b"\xef\xbb\xbf",
+    b"1 2",
+    b"=1+1",
+    b"\x1c",
+    b"\xd9\xa1",
+    b"nan(1)",
+    b"1e-400",
+    b"9223372036854775808",
+    b"1.5",
+    b"(1)",
+)
 _ENDS = (b"\n", b"\r\n", b"\r", b"\n\n", b"\x0b", b"\x0c", b"\xc2\x85", b"\xe2\x80\xa8", b"")
 
 
@@ -209,7 +283,16 @@ def text(random: Random) -> Hostile:
             return Hostile(name, b"1," * 2**21 + encoded, "", options)
         case n if n < 15:
             packed = gzip.compress(encoded, mtime=0)
-            packed = random.choice((packed, packed + packed, packed[: random.randrange(len(packed))], mutate(packed, random), packed + b"\0" * 9, packed + b"rest"))  # fmt: skip
+            packed = random.choice(
+                (
+                    packed,
+                    packed + packed,
+                    packed[: random.randrange(len(packed))],
+                    mutate(packed, random),
+                    packed + b"\0" * 9,
+                    packed + b"rest",
+                )
+            )
             return Hostile(random.choice((name + ".gz", name, "a.data")), packed, "", options)
         case _:
             return Hostile(name, encoded, "", options)
@@ -223,7 +306,32 @@ def _text_bomb() -> bytes:
 
 # --- images
 
-_KINDS = ("PNG", "TIFF", "GIF", "WEBP", "JPEG", "BMP", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "DDS", "SGI", "QOI", "AVIF", "ICNS", "MPO", "IM", "SPIDER", "MSP", "BLP", "XBM", "EPS", "PDF")  # fmt: skip
+_KINDS = (
+    "PNG",
+    "TIFF",
+    "GIF",
+    "WEBP",
+    "JPEG",
+    "BMP",
+    "JPEG2000",
+    "PPM",
+    "TGA",
+    "ICO",
+    "PCX",
+    "DDS",
+    "SGI",
+    "QOI",
+    "AVIF",
+    "ICNS",
+    "MPO",
+    "IM",
+    "SPIDER",
+    "MSP",
+    "BLP",
+    "XBM",
+    "EPS",
+    "PDF",
+)
 _PICTURES = "pictures"
 _EXTENSIONS = {"JPEG": "jpg", "JPEG2000": "jp2", "TIFF": "tif", "SPIDER": "spi"}
 _TIFF = ("raw", "tiff_lzw", "tiff_deflate", "packbits", "tiff_adobe_deflate", "jpeg", "group4", "zstd", "webp", "lzma")

@@ -52,7 +52,7 @@ def answer(n_rows: int, first: NDArray[Any]) -> str:
 
 
 @cache
-def _warm(folder: str, kind: str) -> None:
+def warm_up(folder: str, kind: str) -> None:
     """Import all that is imported late, and start the process of HDF5: neither is the doing of a file."""
     swath.ingest(ROWS, _target(folder), progress=False)
     if kind == "text":
@@ -66,7 +66,7 @@ def _warm(folder: str, kind: str) -> None:
 
 def by_swath(folder: str, kind: str, seed: int) -> Callable[[], object]:
     """Opened in place, ingested, ingested as a group, or given to the command line."""
-    _warm(folder, kind)
+    warm_up(folder, kind)
     file = hostile(folder, kind, seed)
     path = _written(folder, file)
     way = ("ingest", "open", "ingest", "command", "group")[seed % 5]
@@ -167,9 +167,6 @@ _OTHERS = (
 
 
 def _by_library(kind: str, path: Path, file: Hostile) -> str:
-    if kind == "text":
-        (Path(folder) / "sound.csv").write_text("1,2\n3,4\n")
-        swath.ingest(f"{folder}/sound.csv", _target(folder), progress=False, overwrite=True)
     if kind == "hdf5":
         with h5py.File(path) as opened:
             dataset = opened["x"]

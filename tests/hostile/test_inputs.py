@@ -1,6 +1,7 @@
 """Hostile files that come in give their rows or a typed error, in time and in little memory; each test names what was once otherwise."""
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from hostile import hdf5_files, input_files
 from hostile.corpora import Corpus, attempt
 from hostile.harness import run
 from hostile.input_files import ROWS
-from hostile.inputs import CORPORA
+from hostile.inputs import CORPORA, warm_up
 from swath.errors import SourceError, SourceNotFoundError, SwathError
 from swath.sources import hdf5_process
 
@@ -92,6 +93,7 @@ def test_a_pickle_in_npy_or_npz_is_never_loaded(tmp_path: Path) -> None:
 
 def inflating(folder: str, how: str) -> Callable[[], object]:
     """Ingests a bomb."""
+    warm_up(folder, "hdf5")
     path = Path(folder) / "a.h5"
     path.write_bytes(hdf5_files.bomb(how))
     return lambda: swath.ingest(f"{path}::x", f"{folder}/a.zarr", overwrite=True, progress=False)
@@ -113,11 +115,11 @@ def test_a_library_that_dies_is_an_error_and_the_next_file_is_read(
     monkeypatch.syspath_prepend(tmp_path)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = ROWS
+    process = hdf5_process.LibraryProcess()
+    monkeypatch.setattr(hdf5_process, "_of_process", lambda pid: process)
     for module, how in (("crash_now", "SIGSEGV"), ("hang_now", "did not come to an end")):
-        hdf5_process._end(hdf5_process.library_process()._running, 0)
         monkeypatch.setattr(hdf5_process, "_PLUGINS", (module,))
-        monkeypatch.setitem(__import__("sys").modules, module, hdf5_process)
-        monkeypatch.setattr(hdf5_process, "_of_process", lambda pid, process=hdf5_process.LibraryProcess(): process)
+        monkeypatch.setitem(sys.modules, module, hdf5_process)  # as if it had been imported here
         with pytest.raises(SourceError, match=f"HDF5's library .*{how}"):
             swath.open(f"{tmp_path}/a.h5::x")
         monkeypatch.setattr(hdf5_process, "_PLUGINS", ())
@@ -269,6 +271,7 @@ def test_a_gigabyte_of_text_in_one_line_is_refused_in_little_memory(tmp_path: Pa
 
 def bombed(folder: str) -> Callable[[], object]:
     """Opens a line of a gigabyte, in gzip."""
+    warm_up(folder, "text")
     path = Path(folder) / "a.csv.gz"
     path.write_bytes(input_files._text_bomb() + zlib.compress(b""))
     return lambda: swath.ingest(path, f"{folder}/a.zarr", progress=False)
