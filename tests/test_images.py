@@ -362,7 +362,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[SwathError], st
     "16-bit-la-png": (lambda f: _png16(f, 4), {"mode": "L"}, SourceError, f"deep.png {DEEP}"),
     "16-bit-rgba-png": (lambda f: _png16(f, 6), {}, SourceError, f"deep.png {DEEP}"),
     "16-bit-pgm": (lambda f: _bytes(f / "a.pgm", b"P5 2 1 4095\n" + bytes(4)).parent, {"mode": "L"}, SourceError, DEEP),
-    "empty-file": (lambda f: _with(f, b""), {}, SourceError, r"b\.png is no image of a format that Pillow knows"),
+    "empty-file": (lambda f: _with(f, b""), {}, SourceError, r"b\.png is no image of a format that is read here \(AVIF"),
     "text": (lambda f: _with(f, b"hello"), {}, SourceError, r"b\.png is no image of a format"),
     "magic-alone": (lambda f: _with(f, b"\x89PNG\r\n\x1a\n"), {}, SourceError, r"b\.png is no image of a format"),
     "postscript": (lambda f: _with(f, EPS), {}, SourceError, r"b\.png is no image of a format"),

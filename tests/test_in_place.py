@@ -15,6 +15,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from children import bytes_read_by_hdf5
 from foreign import (
     HDF5_FILTERS,
     PARTS,
@@ -305,10 +306,6 @@ def test_hdf5_chunks_as_long_as_the_dataset_in_little_memory(tmp_path: Path) -> 
     assert_same(a.gather(starts, memory_limit="40MB"), expected(rows, starts, WINDOW))
 
 
-def _read_bytes() -> int:
-    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
-
-
 @pytest.mark.parametrize("chunks", [(1000, 100), (50_000, 2), (640, 16)], ids=["rows", "columns", "tiles"])
 def test_each_hdf5_chunk_is_read_once(tmp_path: Path, chunks: tuple[int, ...]) -> None:
     """40 MB in more chunks than HDF5 keeps by default; every row is in many windows."""
@@ -316,9 +313,9 @@ def test_each_hdf5_chunk_is_read_once(tmp_path: Path, chunks: tuple[int, ...]) -
     url, _ = write_hdf5(tmp_path / "rows.h5", rows, chunks=chunks, compression="lzf")
     starts = np.random.default_rng(1).integers(0, 50_000 - 15, 3000)
     a = swath.open(url)
-    before = _read_bytes()
+    before = bytes_read_by_hdf5()
     batch = a.gather(starts)
-    assert _read_bytes() - before <= 1.2 * (tmp_path / "rows.h5").stat().st_size + 2**20
+    assert bytes_read_by_hdf5() - before <= 1.2 * (tmp_path / "rows.h5").stat().st_size + 2**20
     assert_same(batch, rows[starts[:, None] + np.arange(WINDOW)])
 
 

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from swath.rows import Access
 from swath.shard import MEND
 from swath.sources import Source, facts_now, file_facts, open_source
 from swath.sources.files import FlatSource
-from swath.sources.hdf5 import ChunkedSource, opened
+from swath.sources.hdf5 import Apart, ChunkedSource
 from swath.sources.memory import ArraySource
 from swath.storage import File, Gate, LocalFile, LocalFolder, Scratch
 
@@ -216,12 +216,10 @@ def _open_chunked(source: ChunkedSource, window: int) -> InPlace:
         chunks = source.dataset.chunks or (_rows_of(_BLOCK_BYTES, source), *source.dataset.shape[1:])
         tile_shape = (*chunks[1:], *source.dataset.dtype.shape)
         layout = _layout(source, chunks[0], "read by h5py", 0, tile_shape, by_library=True)
-        return InPlace(
-            _facts(source),
-            layout,
-            window,
-            LibraryBlocks(partial(opened, source.facts["path"], source.facts["dataset"])),
-        )
+        dataset: Any = source.dataset
+        if isinstance(dataset, Apart):
+            dataset = replace(dataset, cache_bytes=0)  # windows are read in order, each chunk once
+        return InPlace(_facts(source), layout, window, LibraryBlocks(partial(contextlib.nullcontext, dataset)))
     words = "+".join(HDF5_FILTERS[number] for number, _ in table.filters) or "uncompressed"
     layout = _layout(
         source, table.chunk_shape[0], words, 1 + len(decoder.steps), table.chunk_shape[1:], is_plain=decoder.is_identity

@@ -11,7 +11,7 @@ from pathlib import Path
 from hostile.harness import MOST_GROWTH, MOST_SECONDS, Result, run
 
 # Modules of this package with a list `CORPORA`.
-_MODULES = ["metadata", "shards"]
+_MODULES = ["metadata", "shards", "inputs"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,23 +197,33 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
 
     Raises
     ------
-    ValueError, EOFError
+    ValueError, struct.error
         There is no such header.
     """
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
+    if version not in _NPY_LENGTHS:
+        raise ValueError(f"version {version}")
+    form = _NPY_LENGTHS[version]
+    (length,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    if length > _MOST_HEADER:
+        raise ValueError(f"a header of {length} bytes, and {_MOST_HEADER} at most are read")
+    header = file.read(length)
     if version == (3, 0):
         # It differs from 2 in one thing: field names are UTF-8, not latin-1.
-        (length,) = struct.unpack("<I", file.read(4).ljust(4, b"\0"))
-        escaped = file.read(min(length, _MOST_HEADER)).decode().encode("ascii", "backslashreplace")
-        file = io.BytesIO(struct.pack("<I", len(escaped)) + escaped)
-    elif version != (2, 0):
-        raise ValueError(f"version {version}")
-    return np.lib.format.read_array_header_2_0(file)
+        header = header.decode().encode("ascii", "backslashreplace")
+        length = len(header)
+    try:
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(io.BytesIO(struct.pack("<I", length) + header))
+    except Exception as error:  # of Python's parser: tokens, depth, memory
+        raise ValueError(f"{type(error).__name__}: {error}"[:_MOST_SAID]) from None
+    if any(type(n) is not int or not 0 <= n < 2**63 for n in shape):
+        raise ValueError(f"shape {shape}"[:_MOST_SAID])
+    return shape, fortran, dtype
 
 
+_NPY_LENGTHS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 _MOST_HEADER = 2**16
+_MOST_SAID = 300
 
 
 def _open_npy(path: Path) -> Source:
@@ -221,7 +231,7 @@ def _open_npy(path: Path) -> Source:
         with path.open("rb") as file:
             shape, fortran, stored = read_npy_header(file)
             offset = file.tell()
-    except (ValueError, EOFError) as error:
+    except (ValueError, struct.error) as error:
         raise SourceError(f"{path} has no valid .npy header ({error}). Write the file again with numpy.save.") from None
     dtype = check_rows(shape, stored, str(path))
     expected = offset + stored.itemsize * math.prod(shape)

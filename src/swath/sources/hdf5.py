@@ -1,15 +1,17 @@
-"""HDF5 datasets: contiguous ones are read as files, chunked ones by h5py, each chunk once, or in place by their table."""
+"""HDF5 datasets: contiguous ones are read as files, chunked ones by h5py, each chunk once, or in place by their table.
+
+A file that is named by its path is opened by HDF5 in a process of its own (`swath.sources.hdf5_process`), since it may be made to harm.
+What that process says of it is checked here. A dataset that the caller has open is his own business, and read where he opened it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import h5py
 import numpy as np
@@ -19,24 +21,113 @@ from swath.errors import DiskFullError, SourceError, SourceNotFoundError
 from swath.sources import Source, check_rows, facts_now, file_facts
 from swath.sources.bands import BandReader, Bands
 from swath.sources.files import FlatSource
+from swath.sources.hdf5_elsewhere import check_elsewhere
+from swath.sources.hdf5_library import elsewhere, facts_of
+from swath.sources.hdf5_process import library_process
 from swath.sources.spooled import Slab
-
-# Links within a file, one after another, before they are taken for a circle.
-_MOST_LINKS = 16
 
 # Buffers of a chunk's size that HDF5 holds: encoded, and decoded.
 _IN_HAND = 2
 
+# What is asked of the library at once.
+_STEP_BYTES = 2**24
+
+# A table of more chunks than a file of its size can hold is not made: the library finds each when it is wanted.
+_SPARE_TABLE_BYTES = 2**24
+_ENTRY_BYTES = 24
+
+
+class Dataset(Protocol):
+    """What is read of a dataset: h5py's own, or one in another process."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without the axes of a dtype that has some."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As in the file."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Of `shape`."""
+        ...
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """None where rows lie one after another."""
+        ...
+
+    def __getitem__(self, part: tuple[slice, ...]) -> Any:
+        """The values of a part."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A dataset that the library reads in a process of its own. It pickles."""
+
+    path: Path
+    name: str
+    version: tuple[int, int]
+    """Bytes and time of the file."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None
+    cache_bytes: int = 0
+    """What HDF5 shall keep of decoded chunks."""
+
+    @property
+    def ndim(self) -> int:
+        """Axes, without those of the dtype."""
+        return len(self.shape)
+
+    def __getitem__(self, part: tuple[slice, ...]) -> NDArray[Any]:
+        """The values of a part of the first axes, each from a start to a stop.
+
+        Raises
+        ------
+        SourceError
+        """
+        cuts = [range(n)[cut] for cut, n in zip(part, self.shape)]
+        shape = (*map(len, cuts), *self.shape[len(cuts) :], *self.dtype.shape)
+        rows = np.empty(shape, self.dtype.base)
+        chunk = math.prod(self.chunks or ()) * self.dtype.itemsize
+        room = self.cache_bytes + 3 * rows.nbytes + 5 * chunk
+        self._ask("read", room, rows, part=[[cut.start, cut.stop] for cut in cuts])
+        return rows
+
+    def table(self, grid: tuple[int, ...]) -> tuple[NDArray[np.int64], Any]:
+        """Offset, size and skipped filters of all chunks, and the value of those that were never written.
+
+        Raises
+        ------
+        SourceError
+        """
+        found = np.empty((3, *grid), np.int64)
+        answer = self._ask("table", 20 * found.nbytes, found)
+        fill = answer["fill"]
+        return found, None if fill is None else np.frombuffer(bytes.fromhex(fill), self.dtype)[0]
+
+    def _ask(self, what: str, room: int, out: NDArray[Any], **more: Any) -> dict[str, Any]:
+        view = memoryview(out.reshape(-1).view(np.uint8))
+        options = {"version": self.version, "cache": self.cache_bytes, **more}
+        return library_process().ask(what, self.path, self.name, room=room, out=view, **options)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkedSource:
-    """A dataset that h5py reads: chunked, filtered, compact, or of a dtype that must be converted."""
+    """A dataset that the library reads: chunked, filtered, compact, or of a dtype that must be converted."""
 
-    dataset: h5py.Dataset
+    dataset: Dataset
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read_bytes: int
     facts: dict[str, Any]
+    filters: tuple[tuple[int, tuple[int, ...]], ...] | None
+    """Number and options of each, in the order of encoding; None where values must be converted, which only the library does."""
     banded: BandReader | None
     """What reads it where a row of chunks is more than may be kept."""
 
@@ -57,11 +148,27 @@ class ChunkedSource:
         return {"kind": "hdf5", **(facts_now(self.facts) if "mtime_ns" in self.facts else self.facts)}
 
     def chunk_table(self) -> ChunkTable | None:
-        """Where the chunks lie; None for a dataset that only h5py can read."""
-        return _read_chunk_table(self.dataset)
+        """Where the chunks lie; None for a dataset that only the library can read.
+
+        Raises
+        ------
+        SourceError
+            It cannot be read.
+        """
+        dataset = self.dataset
+        if not isinstance(dataset, Apart) or dataset.chunks is None or self.filters is None:
+            return None
+        grid = tuple(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks))
+        if math.prod(grid) * _ENTRY_BYTES > _SPARE_TABLE_BYTES + self.facts["bytes"]:
+            return None
+        table, fill_value = dataset.table(grid)
+        if table.min() < 0:
+            raise SourceError(f"{_where(self.facts)} has a chunk before the beginning of its file. Restore the file.")
+        offsets, sizes, skipped = table.reshape(3, grid[0], -1)
+        return ChunkTable(dataset.chunks, dataset.dtype, self.filters, fill_value, offsets, sizes, skipped)
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
-        """Read by h5py, into ``out`` itself where the dtypes agree.
+        """Read by h5py.
 
         Raises
         ------
@@ -73,16 +180,15 @@ class ChunkedSource:
         try:
             if self.banded is not None:
                 self.banded.read_into(start, out)
-            elif self.dataset.dtype == self.dtype:
-                self.dataset.read_direct(out, np.s_[start : start + len(out)])
-            else:
-                out[...] = self.dataset[start : start + len(out)]
+                return
+            step = max(1, _STEP_BYTES * len(out) // max(1, out.nbytes))
+            for i in range(0, len(out), step):
+                out[i : i + step] = self.dataset[(slice(start + i, min(start + i + step, start + len(out))),)]
         except DiskFullError:
             raise
-        except OSError as error:
+        except (OSError, SourceError) as error:
             raise SourceError(
-                f"{self.facts['path']}::{self.facts['dataset']}: rows {start} to {start + len(out) - 1} "
-                f"cannot be read ({error}). "
+                f"{_where(self.facts)}: rows {start} to {start + len(out) - 1} cannot be read ({error}). "
                 "Mend the file, or install the filter it needs (hdf5plugin)."
             ) from error
 
@@ -109,48 +215,6 @@ class ChunkTable:
         return [(offset, size, mask) if size else None for offset, size, mask in zip(*columns)]
 
 
-def _read_chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
-    """The chunk table of a chunked dataset whose values need no conversion; None for others."""
-    if dataset.chunks is None or dataset.file.driver != "sec2" or dataset.dtype.kind not in "iufc":
-        return None
-    if h5py.h5t.py_create(dataset.dtype) != dataset.id.get_type():
-        return None
-    grid = tuple(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks))
-    table = np.zeros((3, *grid), np.int64)
-    # A callback for each chunk: one that only keeps what it is given takes 1 us, and one that looks at it several.
-    chunks: list[Any] = []
-    dataset.id.chunk_iter(chunks.append)
-    if chunks:
-        index = np.array([chunk.chunk_offset for chunk in chunks]) // dataset.chunks
-        facts = [(chunk.byte_offset, chunk.size, chunk.filter_mask) for chunk in chunks]
-        table[(slice(None), *index.T)] = np.array(facts).T
-    created = dataset.id.get_create_plist()
-    filters = (created.get_filter(i) for i in range(created.get_nfilters()))
-    offsets, sizes, skipped = table.reshape(3, grid[0], -1)
-    return ChunkTable(
-        dataset.chunks,
-        dataset.dtype,
-        tuple((number, tuple(options)) for number, _, options, _ in filters),
-        _fill_value(dataset),
-        offsets,
-        sizes,
-        skipped,
-    )
-
-
-def _fill_value(dataset: h5py.Dataset) -> Any:
-    """Of chunks that were never written; None where the file says that it has none."""
-    defined = dataset.id.get_create_plist().fill_value_defined()
-    return None if defined == h5py.h5d.FILL_VALUE_UNDEFINED else dataset.fillvalue
-
-
-@contextlib.contextmanager
-def opened(path: str, name: str) -> Iterator[h5py.Dataset]:
-    """A dataset of a file that is opened for the while."""
-    with h5py.File(path, "r") as file:
-        yield _find(file, name)
-
-
 def open_file(path: Path, name: str, cache_bytes: int) -> Source:
     """The dataset ``name`` of a file.
 
@@ -159,22 +223,20 @@ def open_file(path: Path, name: str, cache_bytes: int) -> Source:
     SourceNotFoundError
         The file has no such dataset; the message lists those it has.
     SourceError
-        It is no array of rows, or its values lie in other files.
+        It is no array of rows, its values lie in other files, or HDF5 cannot read it, or does not survive it.
     """
-    file = _open(path)
-    found = _find(file, name) if name else None
-    if not isinstance(found, h5py.Dataset):
-        has = _datasets(file)
-        listed = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "") or "none"
-        what = f"no dataset {name!r}" if found is None else f"a group {name!r}, which is no dataset"
-        if not name:
-            raise SourceError(
-                f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}."
-            )
-        raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
-    if found.shape is not None:
-        found = _with_cache(found, cache_bytes)
-    return open_dataset(found, cache_bytes)
+    version = file_facts(path)
+    answer = library_process().ask("look", path, name)
+    if "facts" in answer:
+        return _source(answer["facts"], path, version, None, cache_bytes)
+    has = answer["has"]
+    listed = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "") or "none"
+    if not name:
+        raise SourceError(
+            f"{path} is an HDF5 file, and no dataset is named. Give '{path}::NAME', with one of: {listed}."
+        )
+    what = f"no dataset {name!r}" if answer["missing"] == "none" else f"a group {name!r}, which is no dataset"
+    raise SourceNotFoundError(f"{path} has {what}. It has: {listed}.")
 
 
 def dataset_names(path: Path, group: str) -> list[str]:
@@ -184,56 +246,17 @@ def dataset_names(path: Path, group: str) -> list[str]:
     ------
     SourceNotFoundError
         The file has no such group.
-    """
-    with _open(path) as file:
-        found = _find(file, group) if group else file
-        if not isinstance(found, h5py.Group):
-            raise SourceNotFoundError(f"{path} has no group {group!r}. Give one that it has, or the file alone.")
-        return _datasets(found)
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise SourceError(
-            f"{path} cannot be opened as HDF5 ({error}). Close its writer, or restore the file."
-        ) from error
-
-
-def _find(file: h5py.File, name: str) -> Any:
-    """What a name leads to in a file; None if there is nothing. HDF5 itself would open any other file that a link names.
-
-    Raises
-    ------
     SourceError
-        It leads to another file.
+        As in `open_file`.
     """
-    found: Any = file["/"]
-    parts, n_links = name.split("/")[::-1], 0
-    while parts:
-        part = parts.pop()
-        if part in ("", "."):
-            continue
-        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
-        if isinstance(link, h5py.HardLink):
-            found = found.get(part)
-        elif isinstance(link, h5py.SoftLink) and n_links < _MOST_LINKS:
-            n_links += 1
-            parts += link.path.split("/")[::-1]
-            found = file["/"] if link.path.startswith("/") else found
-        elif link is None or isinstance(link, h5py.SoftLink):
-            return None
-        else:
-            raise SourceError(
-                f"{file.filename}::{name} leads to another file, which is not opened because a file says so. "
-                "Give that file and its dataset, if you trust them."
-            )
-    return found
+    answer = library_process().ask("names", path, group)
+    if "has" not in answer:
+        raise SourceNotFoundError(f"{path} has no group {group!r}. Give one that it has, or the file alone.")
+    return list(answer["has"])
 
 
 def open_dataset(dataset: Any, cache_bytes: int) -> Source:
-    """The source of an h5py dataset.
+    """The source of an h5py dataset that the caller has open, and trusts.
 
     Raises
     ------
@@ -242,90 +265,106 @@ def open_dataset(dataset: Any, cache_bytes: int) -> Source:
     if not isinstance(dataset, h5py.Dataset):
         raise SourceError(f"A {type(dataset).__name__} is no HDF5 dataset. Give one of its datasets.")
     path = Path(dataset.file.filename)
-    where = f"{path}::{dataset.name}"
-    if dataset.shape is None:
-        raise SourceError(f"{where} is empty (a null dataspace). Give a dataset with rows.")
-    try:
-        stored = dataset.dtype
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"{where} has a type that numpy has no dtype for ({error}). Convert it first.") from None
-    shape = (*dataset.shape, *stored.shape)  # of a dataset of arrays, h5py reads the axes of both
-    dtype = check_rows(shape, stored.base, where)
-    if 0 in shape:
-        raise SourceError(f"{where} has shape {shape}, whose rows hold no bytes. Give rows with at least one element.")
-    if dataset.is_virtual or dataset.external:
-        raise SourceError(
-            f"{where} keeps its values in other files, where a missing one would read as fill values. "
-            "Copy it into one dataset first (h5repack), or ingest the files themselves as a list."
-        )
-    plain_file = dataset.file.driver == "sec2"
     if dataset.file.mode != "r":
         dataset.file.flush()
     # A file in memory, or in parts, has no version to tell by: an ingest from it never carries on.
-    version = file_facts(path) if plain_file else {"path": str(path), "opened": uuid.uuid4().hex}
-    facts = {**version, "dataset": dataset.name, "shape": list(shape), "dtype": dtype.str}
-    # Where nothing was ever written there are no bytes; behind a user block, HDF5 gives an offset all the same.
-    offset = dataset.id.get_offset() if dataset.id.get_storage_size() else None
-    if offset is not None and plain_file and _is_plain(dataset):
-        return FlatSource(path, "hdf5", offset, shape, dataset.dtype, dtype, facts)
-    _check_filters(dataset, where)
-    if (cache := _cache_of(dataset, cache_bytes)) is not None:
+    if is_elsewhere := elsewhere(dataset):
+        check_elsewhere(dataset)
+    is_file = dataset.file.driver == "sec2" and not is_elsewhere
+    version = file_facts(path) if is_file else {"path": str(path), "opened": uuid.uuid4().hex}
+    return _source(facts_of(dataset), path, version, dataset, cache_bytes)
+
+
+def _source(
+    said: dict[str, Any], path: Path, version: dict[str, Any], opened: h5py.Dataset | None, cache_bytes: int
+) -> Source:
+    """The source of a dataset of which this was said; ``opened`` by the caller, or not."""
+    where = f"{path}::{said['name']}"
+    if said["elsewhere"] and opened is None:
+        _refuse_elsewhere(where)
+    if said["shape"] is None:
+        raise SourceError(f"{where} is empty (a null dataspace). Give a dataset with rows.")
+    if said["dtype"] is None:
+        raise SourceError(f"{where} has a type that numpy has no dtype for ({said['why']}). Convert it first.")
+    stored = _parse_type(said["dtype"], where)
+    axes = tuple(said["shape"])
+    shape = (*axes, *stored.shape)  # of a dataset of arrays, h5py reads the axes of both
+    dtype = check_rows(shape, stored.base, where)
+    if 0 in shape:
+        raise SourceError(f"{where} has shape {shape}, whose rows hold no bytes. Give rows with at least one element.")
+    facts = {**version, "dataset": said["name"], "shape": list(shape), "dtype": dtype.str}
+    is_file, chunks = "mtime_ns" in version, None if said["chunks"] is None else tuple(said["chunks"])
+    if said["offset"] is not None and is_file and said["exact"] and stored.kind in "iuf":
+        n_bytes = stored.itemsize * math.prod(shape)
+        if said["offset"] + n_bytes > version["bytes"]:
+            raise SourceError(
+                f"{where} has shape {shape} and dtype {stored}, {n_bytes} bytes, which are not all in its file of {version['bytes']}. Restore it."
+            )
+        return FlatSource(path, "hdf5", said["offset"], shape, stored, dtype, facts)
+    for filter in said["filters"]:
+        if not filter["here"]:
+            raise SourceError(
+                f"{where} needs the HDF5 filter {filter['number']} ({filter['name']}), which is not installed. "
+                "Install the package that has it, such as hdf5plugin, and import it first."
+            )
+    cache = _row_of_chunks(axes, chunks, said["value_bytes"])
+    keeps = cache <= cache_bytes or _is_one(axes, chunks)
+    filters = tuple((each["number"], tuple(each["options"])) for each in said["filters"])
+    known = filters if is_file and said["exact"] and stored.kind in "iufc" else None
+    dataset: Dataset = opened if opened is not None else _apart(path, said, version, stored, cache if keeps else 0)
+    if keeps:
         # What is decoded meanwhile is small beside the cache, unless this is one large chunk.
-        encoded = 0 if cache <= cache_bytes else min(cache, dataset.id.get_storage_size())
-        return ChunkedSource(dataset, shape, dtype, cache + encoded, facts, None)
-    chunks = (*(dataset.chunks or (1, *dataset.shape[1:])), *stored.shape)
-    bands = Bands.choose(shape, chunks, stored.base.itemsize, cache_bytes, _IN_HAND)
+        encoded = 0 if cache <= cache_bytes else min(cache, said["stored_bytes"])
+        return ChunkedSource(dataset, shape, dtype, cache + encoded, facts, known, None)
+    of_bands = (*(chunks or (1, *axes[1:])), *stored.shape)
+    bands = Bands.choose(shape, of_bands, stored.base.itemsize, cache_bytes, _IN_HAND)
     reader = BandReader(bands, shape, dtype, partial(_read_part, dataset))
-    return ChunkedSource(dataset, shape, dtype, bands.peak_bytes, facts, reader)
+    return ChunkedSource(dataset, shape, dtype, bands.peak_bytes, facts, known, reader)
 
 
-def _read_part(dataset: h5py.Dataset, a: int, b: int, slab: Slab) -> NDArray[Any]:
+def _apart(path: Path, said: dict[str, Any], version: dict[str, Any], stored: np.dtype[Any], cache: int) -> Apart:
+    of_file = version["bytes"], version["mtime_ns"]
+    chunks = None if said["chunks"] is None else tuple(said["chunks"])
+    return Apart(path, said["name"], of_file, tuple(said["shape"]), stored, chunks, cache)
+
+
+def _parse_type(described: Any, where: str) -> np.dtype[Any]:
+    """A dtype that `swath.sources.hdf5_library.describe_type` has described."""
+    try:
+        return _dtype(described)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{where} has a type that numpy has no dtype for ({error}). Convert it first.") from None
+
+
+def _dtype(described: Any) -> np.dtype[Any]:
+    if isinstance(described, list):
+        return np.dtype((_dtype(described[0]), tuple(described[1])))
+    if isinstance(described, dict):
+        return np.dtype({**described, "formats": [_dtype(each) for each in described["formats"]]})
+    return np.dtype(described)
+
+
+def _read_part(dataset: Dataset, a: int, b: int, slab: Slab) -> NDArray[Any]:
     return np.asarray(dataset[(slice(a, b), *slab[: dataset.ndim - 1])])
 
 
-def _check_filters(dataset: h5py.Dataset, where: str) -> None:
-    created = dataset.id.get_create_plist()
-    for i in range(created.get_nfilters()):
-        number, _, _, name = created.get_filter(i)
-        if not h5py.h5z.filter_avail(number):
-            raise SourceError(
-                f"{where} needs the HDF5 filter {number} ({name.decode(errors='replace')}), which is not installed. "
-                "Install the package that has it, such as hdf5plugin, and import it first."
-            )
+def _row_of_chunks(shape: tuple[int, ...], chunks: tuple[int, ...] | None, value_bytes: int) -> int:
+    """Bytes of one row of chunks, across all other axes; numpy may have no dtype for its values."""
+    chunks = chunks or (1, *shape[1:])
+    return math.prod(chunks) * math.prod(-(-n // max(1, c)) for n, c in zip(shape[1:], chunks[1:])) * value_bytes
 
 
-def _is_plain(dataset: h5py.Dataset) -> bool:
-    """Whether the bytes in the file are the values in memory, in some byte order, with no conversion."""
-    if dataset.dtype.kind not in "iuf":
-        return False
-    return bool(h5py.h5t.py_create(dataset.dtype) == dataset.id.get_type())
+def _is_one(shape: tuple[int, ...], chunks: tuple[int, ...] | None) -> bool:
+    """Whether a row of chunks is one chunk."""
+    return chunks is None or all(c >= n for n, c in zip(shape[1:], chunks[1:]))
 
 
-def _with_cache(dataset: h5py.Dataset, cache_bytes: int) -> h5py.Dataset:
-    """The dataset with a chunk cache that holds a whole row of chunks, if it may, so that none is decoded twice.
-
-    HDF5 takes the size of a cache when a dataset is opened and is not open already: the one that is given is closed.
-    """
-    cache = _cache_of(dataset, cache_bytes)
-    if dataset.chunks is None or cache is None:
-        return dataset
-    file, name = dataset.file, dataset.name.encode()
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    # Chunks that were read in part are not kept beyond the size of the cache unless the last number is 1.
-    access.set_chunk_cache(10_007, max(cache, 2**20), 0.75)
-    dataset.id.close()
-    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
+def _refuse_elsewhere(where: str) -> NoReturn:
+    raise SourceError(
+        f"{where} keeps its values in other files, which a name of this one does not allow to be read. "
+        "Ingest those files themselves as a list, copy it into one dataset (h5repack), or, if you trust it, open it with h5py and give the dataset."
+    )
 
 
-def _cache_of(dataset: h5py.Dataset, cache_bytes: int) -> int | None:
-    """Bytes of one row of chunks, across all other axes; None for several chunks that may not be kept together."""
-    chunks = dataset.chunks or (1, *dataset.shape[1:])
-    beside = [-(-n // max(1, c)) for n, c in zip(dataset.shape[1:], chunks[1:])]
-    n_bytes = math.prod(chunks) * math.prod(beside) * dataset.id.get_type().get_size()  # numpy may have no dtype for it
-    return int(n_bytes) if n_bytes <= cache_bytes or math.prod(beside) == 1 else None
-
-
-def _datasets(file: h5py.Group) -> list[str]:
-    names: list[str] = []
-    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return names
+def _where(facts: dict[str, Any]) -> str:
+    return f"{facts['path']}::{facts['dataset']}"

@@ -18,8 +18,25 @@ from numpy.typing import NDArray
 
 from swath.errors import SourceError, SourceNotFoundError
 
-# Formats that Pillow names but does not decode itself: it runs Ghostscript, asks Windows, or needs a plug-in.
-NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Formats that are opened, whatever a file is named. For others Pillow runs Ghostscript (EPS), asks Windows, needs a plug-in, or has
+# code that hardly anybody runs, and so nobody mends.
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "QOI",
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +62,7 @@ def in_folder(name: str) -> ImageFiles:
 
     root = Path(name).expanduser().absolute()
     known = frozenset(
-        end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NOT_DECODED
+        end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind in FORMATS
     )
     folders, pictures = _scan(root, root, known)
     if folders and pictures:

@@ -31,7 +31,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SourceNotFoundError, SwathError
 from swath.sources import Source, most_readers, parse_dtype
-from swath.sources.image_files import NOT_DECODED, ImageFiles, in_folder, in_list, stat_file
+from swath.sources.image_files import FORMATS, ImageFiles, in_folder, in_list, stat_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,6 +121,10 @@ class ImagesSource:
             if image.size != (width, height) and not self.resized:
                 raise SourceError(
                     f"{path} is {_size(image.size)} by now, not {_size((width, height))}: it changed while it was read. Run the ingest again."
+                )
+            if math.prod(image.size) > self.most_pixels:
+                raise SourceError(
+                    f"{path} is {_size(image.size)} by now, more than any image was: it changed while it was read. Run the ingest again."
                 )
             image.load()
             if image.mode != self.mode:
@@ -340,7 +344,7 @@ def _open_image(file: IO[bytes], path: str) -> ImageFile:
     from PIL import Image
 
     Image.init()  # registers all formats, once a process
-    image = Image.open(file, formats=[kind for kind in Image.ID if kind not in NOT_DECODED])
+    image = Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and math.prod(image.size) > limit:
         raise SourceError(
@@ -367,7 +371,9 @@ def _reading(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise SourceNotFoundError(f"There is no file {path} any more. Restore it.") from None
     except UnidentifiedImageError as error:
-        raise SourceError(f"{path} is no image of a format that Pillow knows. Mend it, or leave it out.") from error
+        raise SourceError(
+            f"{path} is no image of a format that is read here ({', '.join(FORMATS)}). Mend it, or leave it out."
+        ) from error
     except Exception as error:
         raise SourceError(f"{path} cannot be read as an image ({error}). Mend it, or leave it out.") from error
 
