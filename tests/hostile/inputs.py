@@ -208,8 +208,10 @@ def _check_table(dataset: h5py.Dataset) -> None:
     listed: list[Any] = []
     dataset.id.chunk_iter(listed.append)
     for chunk in listed:
-        if dataset.id.get_chunk_info_by_coord(chunk.chunk_offset).byte_offset != chunk.byte_offset:
-            raise Refused(f"the chunk at {chunk.chunk_offset} is listed, and not found")
+        try:
+            dataset.id.read_direct_chunk(chunk.chunk_offset)
+        except RuntimeError as error:
+            raise Refused(f"the chunk at {chunk.chunk_offset} is listed, and not found ({error})") from None
 
 
 def _nothing(folder: Path) -> None:
