@@ -337,11 +337,12 @@ def _parse_type(described: Any, where: str) -> np.dtype[Any]:
 
 
 def _dtype(described: Any) -> np.dtype[Any]:
-    if isinstance(described, list):
-        return np.dtype((_dtype(described[0]), tuple(described[1])))
     if isinstance(described, dict):
-        return np.dtype({**described, "formats": [_dtype(each) for each in described["formats"]]})
-    return np.dtype(described)
+        described = {**described, "formats": [_dtype(each) for each in described["formats"]]}
+    elif isinstance(described, list):
+        described = (_dtype(described[0]), tuple(described[1]))
+    dtype: np.dtype[Any] = np.dtype(described)
+    return dtype
 
 
 def _read_part(dataset: Dataset, a: int, b: int, slab: Slab) -> NDArray[Any]:
