@@ -91,7 +91,8 @@ def test_a_bomb_takes_no_more_memory_than_is_planned_for_its_chunk(tmp_path: Pat
 
 def test_streams_of_zstd_that_do_not_say_their_size_are_read(tmp_path: Path) -> None:
     """As tensorstore and others write them: alone, and under a checksum, where nobody knows how much it is."""
-    for name, compressors in {"last": [ZstdCodec()], "first": [Crc32cCodec(), ZstdCodec()]}.items():
+    chains: dict[str, Any] = {"last": [ZstdCodec()], "first": [Crc32cCodec(), ZstdCodec()]}
+    for name, compressors in chains.items():
         a = zarr.create_array(tmp_path / name, shape=(10, 1000), dtype="u1", chunks=(10, 1000), compressors=compressors)
         a[:] = 1
         body = bytes(10_000) if name == "last" else b""
