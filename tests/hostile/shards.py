@@ -12,7 +12,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numcodecs
 import numpy as np
@@ -31,7 +31,7 @@ _SHARD_CHUNKS = 10
 _INDEX_BYTES = _SHARD_CHUNKS * 16 + 4
 _STAMP_BYTES = 20
 
-OURS = ["raw", "zstd"]
+OURS: list[Literal["raw", "zstd"]] = ["raw", "zstd"]
 SHARDED = ["at the end", "at the start"]
 CODECS: dict[str, dict[str, Any]] = {
     "v3 zstd": {"compressors": ZstdCodec()},
@@ -58,7 +58,8 @@ def write_sound(folder: Path) -> None:
     """The arrays that are broken."""
     for codec in OURS:
         swath.ingest(ROWS, folder / codec, codec=codec, window=WINDOW, chunk_rows=4, shard_rows=40, progress=False)
-    for name, location in zip(SHARDED, ("end", "start"), strict=True):
+    locations: list[Literal["end", "start"]] = ["end", "start"]
+    for name, location in zip(SHARDED, locations, strict=True):
         sharding = ShardingCodec(
             chunk_shape=(4, 6), codecs=[zarr.codecs.BytesCodec(), GzipCodec()], index_location=location
         )

@@ -90,11 +90,34 @@ def parse_form(description: Any) -> Form:
     ValueError, TypeError, KeyError
     """
     names = description["names"]
-    return Form(
+    form = Form(
         None if names is None else tuple(names),
         tuple(map(parse_description, description["dtypes"])),
         tuple(tuple(shape) for shape in description["shapes"]),
     )
+    check_form(form)
+    return form
+
+
+def check_form(form: Any) -> None:
+    """Refuse a form that came from elsewhere and is none: bytes would be taken for pointers, or lie elsewhere.
+
+    Raises
+    ------
+    ValueError
+    """
+    sound = (
+        isinstance(form, Form)
+        and all(
+            isinstance(each, tuple) for each in (() if form.names is None else form.names, form.dtypes, form.shapes)
+        )
+        and all(isinstance(shape, tuple) for shape in form.shapes)
+        and len(form.dtypes) == len(form.shapes) == (1 if form.names is None else len(form.names))
+        and all(isinstance(dtype, np.dtype) and not dtype.hasobject for dtype in form.dtypes)
+        and all(type(n) is int and n >= 0 for shape in form.shapes for n in shape)
+    )
+    if not sound:
+        raise ValueError(f"{form!r:.200} are no arrays")
 
 
 def form_of(batch: Any) -> Form:

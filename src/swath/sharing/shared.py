@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SharingError
-from swath.sharing.form import Form, check_dtype, form_of
+from swath.sharing.form import Form, check_dtype, check_form, form_of
 from swath.sharing.memory import create, map_sealed, open_of_process
 
 _MAGIC = b"swath batch 1\0\0\0"
@@ -210,6 +210,12 @@ def attach(handle: BatchHandle) -> SharedBatch:
         raise OptionError(
             f"A {type(handle).__name__} is no handle. Give shared.handle, where shared is what swath.share returned."
         )
+    try:
+        check_form(handle.form)
+        if type(handle.pid) is not int or type(handle.descriptor) is not int or not isinstance(handle.token, bytes):
+            raise ValueError(f"{handle!r:.200} names no memory")
+    except ValueError as error:
+        raise OptionError(f"The handle was changed on its way: {error}. Send shared.handle as it is.") from None
     n_bytes = _HEAD_BYTES + handle.form.n_bytes
     descriptor = open_of_process(handle.pid, handle.descriptor)
     try:
