@@ -186,9 +186,12 @@ def forecast(
     """Say what `swath.ingest` would write, need and take with the same arguments. Nothing is written.
 
     Reads metadata and up to 32 MiB of rows. It forecasts threads of this process, and not the workers of a cluster.
+    Parameters and errors are those of `swath.ingest`.
 
     Raises
     ------
+    OptionError
+        The source is an iterator, which can be read once.
     SwathError
         What `swath.ingest` would raise before it writes; that a disk has no room is said by `Forecast.check`.
 

@@ -153,15 +153,15 @@ def starts(a: RowArray, chosen: ArrayLike | Plan | Batches[Any] | None = None, *
     axes.set_xlim(0, n_rows)
     top = 1.08 * max(1, int(counts.max(initial=0)))
     axes.set_ylim(-0.06 * top if len(segments) > 1 else 0, top)
-    axes.set(xlabel="row of the array", ylabel=f"windows that begin in {format_rows(n_rows / counts.size)}")
+    axes.set(xlabel="row of the array", ylabel=f"windows that begin in {_format_rows(n_rows / counts.size)}")
     axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return axes
 
 
-def format_rows(n: float) -> str:
+def _format_rows(n: float) -> str:
     """A number of rows, as an axis says it.
 
-    >>> format_rows(20_000.4), format_rows(1)
+    >>> _format_rows(20_000.4), _format_rows(1)
     ('20,000 rows', '1 row')
     """
     return f"{n:,.0f} row" if round(n) == 1 else f"{n:,.0f} rows"
@@ -245,11 +245,11 @@ def amplification(
         marker="D",
         markersize=7,
         linestyle=":",
-        label=f"{told}: chunks of {format_rows(point)}, {format_bytes(point * row_bytes)}",
+        label=f"{told}: chunks of {_format_rows(point)}, {format_bytes(point * row_bytes)}",
     )
     if own is not None and chosen != own:
         axes.axvline(
-            chosen, color=_GREY, linestyle="--", linewidth=1, label=f"ingest would choose {format_rows(chosen)}"
+            chosen, color=_GREY, linestyle="--", linewidth=1, label=f"ingest would choose {_format_rows(chosen)}"
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
@@ -257,7 +257,9 @@ def amplification(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylim(0.9, max(4.0, min(64.0, float(max(*read, *(seconds / least))))) * 1.1)
     axes.set(
-        xlabel="rows of a chunk", ylabel="ratio", title=f"windows of {format_rows(window)} of {format_bytes(row_bytes)}"
+        xlabel="rows of a chunk",
+        ylabel="ratio",
+        title=f"windows of {_format_rows(window)} of {format_bytes(row_bytes)}",
     )
     axes.legend(frameon=False, fontsize="small")
     return axes
@@ -334,7 +336,7 @@ def throughput(a: RowArray, *, numbers: ArrayLike | None = None, seconds: float 
     axes.set(
         xlabel="windows at once",
         ylabel="wanted bytes, GB/s",
-        title=f"windows of {format_rows(window)}, {format_bytes(a_window)}",
+        title=f"windows of {_format_rows(window)}, {format_bytes(a_window)}",
     )
     return axes
 

@@ -211,9 +211,7 @@ def attach(handle: BatchHandle) -> SharedBatch:
             f"A {type(handle).__name__} is no handle. Give shared.handle, where shared is what swath.share returned."
         )
     try:
-        check_form(handle.form)
-        if type(handle.pid) is not int or type(handle.descriptor) is not int or not isinstance(handle.token, bytes):
-            raise ValueError(f"{handle!r:.200} names no memory")
+        _check_handle(handle)
     except ValueError as error:
         raise OptionError(f"The handle was changed on its way: {error}. Send shared.handle as it is.") from None
     n_bytes = _HEAD_BYTES + handle.form.n_bytes
@@ -228,6 +226,18 @@ def attach(handle: BatchHandle) -> SharedBatch:
             "Keep it open there until all have attached."
         )
     return SharedBatch(handle, memory)
+
+
+def _check_handle(handle: BatchHandle) -> None:
+    """Refuse what came changed: bytes would be taken for a form.
+
+    Raises
+    ------
+    ValueError
+    """
+    check_form(handle.form)
+    if type(handle.pid) is not int or type(handle.descriptor) is not int or not isinstance(handle.token, bytes):
+        raise ValueError(f"{handle!r:.200} names no memory")
 
 
 def _create(form: Form) -> SharedBatch:

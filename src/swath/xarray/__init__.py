@@ -191,7 +191,7 @@ class ArrayAccessor:
     def ingest(
         self, url: str | os.PathLike[str], *, segments: ArrayLike | str | None = None, **options: Any
     ) -> RowGroup:
-        """Write the array and its coordinates as a group; see `DatasetAccessor.ingest`.
+        """Write the array and its coordinates as a group. Parameters and errors are those of `DatasetAccessor.ingest`.
 
         Raises
         ------
