@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 from machine import describe_machine
@@ -23,7 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from hostile.corpora import attempt, corpora, tally
+from hostile.corpora import attempt_all, corpora, tally
 from hostile.harness import Result
 
 _COLUMNS = [
@@ -50,13 +49,12 @@ def main(tries: int, only: str, folder: Path, results: Path) -> None:
     chosen = [corpus for corpus in corpora() if re.search(only, corpus.name)]
     found: dict[str, dict[str, list[Result]]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as tmp:
-        prepared: dict[Any, Path] = {}
-        for corpus in chosen:
-            if corpus.prepare not in prepared:
-                prepared[corpus.prepare] = place = Path(tmp) / str(len(prepared))
-                place.mkdir()
-                corpus.prepare(place)
-            found[corpus.name] = attempt(corpus, prepared[corpus.prepare], range(-(-tries // len(chosen))))
+        for k, prepare in enumerate(dict.fromkeys(corpus.prepare for corpus in chosen)):
+            place = Path(tmp) / str(k)
+            place.mkdir()
+            prepare(place)
+            own = [corpus for corpus in chosen if corpus.prepare == prepare]
+            found |= attempt_all(own, place, range(-(-tries // len(chosen))))
     groups = sorted({name.partition(",")[0] for name in found})
     table = Table("corpus", "program", *_COLUMNS)
     for group in groups:

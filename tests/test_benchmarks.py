@@ -122,6 +122,17 @@ def test_damage(tmp_path: Path) -> None:
     assert counts["zarr-python, uncompressed"][0]["silent"] == 12  # what nobody checks is seen to be wrong
 
 
+def test_hostile_input(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    options = ["--tries=8", "--only=shards, (raw|at the end)", f"--folder={tmp_path}", f"--results={tmp_path / 'results'}"]
+    done = _run(_DRIVER, "hostile_input", *options)
+    assert done.returncode == 0, done.stderr
+    corpora = json.loads((tmp_path / "results" / "hostile.json").read_text())["corpora"]
+    assert {name: list(by) for name, by in corpora.items()} == dict.fromkeys(corpora, ["swath", "zarr-python"])
+    assert [by["swath"]["tries"] for by in corpora.values()] == [4, 4]
+    assert all(not by["swath"][bad] for by in corpora.values() for bad in ("other errors", "crashes", "hangs", "wrong"))
+
+
 _PROBE = """
 import gather
 from swath.measure import Result

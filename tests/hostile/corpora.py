@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,14 +40,30 @@ def attempt(
     corpus: Corpus, folder: Path, seeds: Iterable[int], libraries: Iterable[str] = ()
 ) -> dict[str, list[Result]]:
     """What became of each seed with each library, or with those that are named, beside the oracle."""
+    return attempt_all([corpus], folder, seeds, libraries)[corpus.name]
+
+
+def attempt_all(
+    some: Sequence[Corpus], folder: Path, seeds: Iterable[int], libraries: Iterable[str] = ()
+) -> dict[str, dict[str, list[Result]]]:
+    """The same of several corpora that share a folder, by name: those that share an entry share a child too."""
     seeds = list(seeds)
-    found: dict[str, list[Result]] = {}
-    for library, entry in corpus.entries.items():
-        if not libraries or library in libraries or library == corpus.oracle:
-            found[library] = list(run(entry, [[str(folder), corpus.kind, seed] for seed in seeds]))
-    if corpus.oracle is not None:
-        for library in found.keys() - {corpus.oracle}:
-            found[library] = [_compared(a, b) for a, b in zip(found[library], found[corpus.oracle], strict=True)]
+    found: dict[str, dict[str, list[Result]]] = {corpus.name: {} for corpus in some}
+    wanted = [
+        (corpus, library, entry)
+        for corpus in some
+        for library, entry in corpus.entries.items()
+        if not libraries or library in libraries or library == corpus.oracle
+    ]
+    for entry in dict.fromkeys(entry for *_, entry in wanted):
+        own = [(corpus, library) for corpus, library, other in wanted if other == entry]
+        results = run(entry, [[str(folder), corpus.kind, seed] for corpus, _ in own for seed in seeds])
+        for corpus, library in own:
+            found[corpus.name][library] = list(itertools.islice(results, len(seeds)))
+    for corpus in some:
+        by = found[corpus.name]
+        for library in by.keys() - {corpus.oracle} if corpus.oracle else ():
+            by[library] = [_compared(a, b) for a, b in zip(by[library], by[str(corpus.oracle)], strict=True)]
     return found
 
 
