@@ -319,8 +319,9 @@ def open_members(folder: Folder) -> dict[str, Store]:
         raise FormatError(
             f"{home.url}/{METADATA} is not that of a group that swath wrote. Open {home.url} with swath.open."
         )
+    stores = _stores(home, encoded)  # finds what is wrong with the metadata
     beside = decode_beside(encoded)
-    return {name: store for name, store in _stores(home, encoded).items() if name not in beside}
+    return {name: store for name, store in stores.items() if name not in beside}
 
 
 def open_beside(store: Store) -> dict[str, Store]:

@@ -324,7 +324,6 @@ _KINDS = (
     "AVIF",
     "ICNS",
     "MPO",
-    "IM",
     "SPIDER",
     "MSP",
     "BLP",
