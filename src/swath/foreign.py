@@ -236,7 +236,7 @@ def _open_array(folder: Folder) -> Any:
             warnings.simplefilter("ignore")
             found = zarr.open(as_zarr_store(folder), mode="r")
             if isinstance(found, zarr.Array):
-                len(found.chunks)  # there is no such shape where chunks are of unlike sizes
+                _ = found.chunks, found.shards  # there are no such shapes where chunks are of unlike sizes
     except Exception as error:  # a codec or a data type that is not there, JSON of another kind, ...
         _read_metadata(folder)  # a server that does not answer, or refuses, is told of as ever
         where = next((f"{folder.url}/{name}" for name in _METADATA if folder.has(name)), folder.url)
@@ -278,19 +278,24 @@ def _codecs(
                 f"{array.store_path} is decoded by pickle, which may run any program. Write it again with another codec."
             )
         return decoder, array.chunks, array.chunks, None, _word(names)
-    codecs = json.loads(encoded)["codecs"]
-    codecs = [{"name": codec} if isinstance(codec, str) else codec for codec in codecs]
+    codecs = _named(json.loads(encoded)["codecs"])
     names = [codec["name"] for codec in codecs]
     if names != ["sharding_indexed"]:
         return from_zarr_v3(codecs, array.chunks, dtype), array.chunks, array.chunks, None, _word(names)
     options = codecs[0]["configuration"]
-    inner = [codec["name"] for codec in options["codecs"]]
-    if options["index_codecs"] not in _INDEX_CODECS:
+    own = _named(options.get("codecs", ["bytes"]))  # what zarr-python takes where nothing is said
+    inner = [codec["name"] for codec in own]
+    if options.get("index_codecs", _INDEX_CODECS[0]) not in _INDEX_CODECS:
         return None, array.shards, array.shards, None, _word(inner)
     grid = tuple(s // c for s, c in zip(array.shards, array.chunks))
     location = options.get("index_location", "end")
     sharding = Sharding(grid, IndexCache(math.prod(grid) * INDEX_ENTRY_BYTES + 4, location=location))
-    return from_zarr_v3(options["codecs"], array.chunks, dtype), array.chunks, array.shards, sharding, _word(inner)
+    return from_zarr_v3(own, array.chunks, dtype), array.chunks, array.shards, sharding, _word(inner)
+
+
+def _named(codecs: Sequence[Any]) -> list[Any]:
+    """Codecs as JSON has them, of which those without options may be a name alone."""
+    return [{"name": codec} if isinstance(codec, str) else codec for codec in codecs]
 
 
 def _word(names: Sequence[str]) -> str:

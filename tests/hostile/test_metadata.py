@@ -177,6 +177,18 @@ def test_a_shape_that_64_bits_do_not_count_is_refused(tmp_path: Path) -> None:
         swath.open(tmp_path / "a")
 
 
+@pytest.mark.parametrize("lacking", ["index_codecs", "codecs"])
+def test_what_a_shard_does_not_say_is_as_zarr_python_takes_it(tmp_path: Path, lacking: str) -> None:
+    sharding = zarr.codecs.ShardingCodec(chunk_shape=(5, 6), codecs=[zarr.codecs.BytesCodec()])
+    zarr.create_array(tmp_path / "a", data=ROWS, chunks=(10, 6), serializer=sharding, compressors=None)
+    path = tmp_path / "a" / "zarr.json"
+    document = json.loads(path.read_text())
+    del document["codecs"][0]["configuration"][lacking]
+    path.write_text(json.dumps(document))
+    assert_same(np.asarray(zarr.open_array(tmp_path / "a")[7:10]), ROWS[7:10])
+    assert_same(swath.open(tmp_path / "a").gather([7], window=3)[0], ROWS[7:10])
+
+
 def test_rows_of_any_number_of_chunks_are_refused_by_their_size(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a", shape=(20, 2**40), dtype="u1", chunks=(10, 1))
     with pytest.raises(MemoryLimitError):
