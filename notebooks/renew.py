@@ -17,9 +17,6 @@ for path in [folder / f"{name}.ipynb" for name in sys.argv[1:]] or sorted(folder
         client.execute(cwd=empty)
     notebook.metadata = kept
     for cell in notebook.cells:
-        # A bar is shown where the machine took more than a second, and has no text.
-        shown = cell.get("outputs", [])
-        cell.update(
-            {"outputs": [each for each in shown if each.get("data", {}).get("text/plain") != ""]} if shown else {}
-        )
+        if "outputs" in cell:  # a bar is shown where the machine took more than a second, and has no text
+            cell.outputs = [each for each in cell.outputs if each.get("data", {}).get("text/plain") != ""]
     nbformat.write(notebook, path)
