@@ -43,8 +43,8 @@ def tests(session: nox.Session) -> None:
     # of the other, so that those that share a large file mostly run side by side in one process.
     command = ["pytest", "-n2", "--dist=worksteal", "--import-mode=importlib"]
     if session.python != "3.12":
-        # Scripts beside the package: they compare what it does with what others do, which is the same on each Python.
-        command.append("--ignore=tests/test_benchmarks.py")
+        # Scripts, pages and notebooks beside the package: what they show is the same on each Python.
+        command += [f"--ignore=tests/test_{name}.py" for name in ("benchmarks", "docs", "notebooks")]
     session.run(*command, *session.posargs)
 
 
