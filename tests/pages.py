@@ -5,7 +5,7 @@
 - A comment with the name of a framework before a block, ``<!-- torch -->``, says what it needs.
 - A block with a ``title`` is a file of that name.
 - A ``text`` block right behind a ``python`` block is what that prints; ``...`` stands for anything.
-- Of ``bash`` blocks, lines that begin with ``swath``, or with ``python`` and a file that is there, are run.
+- Of ``bash`` blocks, lines that begin with ``swath`` or ``mkdir``, or with ``python`` and a file that is there, are run.
 """
 
 import contextlib
@@ -103,11 +103,11 @@ def run_page(name: str, text: str, *, with_frameworks: bool, stands_for: Mapping
 
 
 def commands_of(code: str) -> Iterator[str]:
-    """The lines of a bash block that this package is meant by."""
+    """The lines of a bash block that this package is meant by, and the folders that they need."""
     for line in code.replace("\\\n", " ").splitlines():
         command = line.partition("  #")[0].strip().removeprefix(".venv/bin/")
         words = command.split()
-        if words[:1] == ["swath"] or (words[:1] == ["python"] and Path(words[1]).exists()):
+        if words[:1] in (["swath"], ["mkdir"]) or (words[:1] == ["python"] and Path(words[1]).exists()):
             yield command
 
 

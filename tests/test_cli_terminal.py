@@ -23,6 +23,11 @@ from swath.measure import Result
 
 _COMMAND = [sys.executable, "-m", "swath.cli"]
 
+# What runs the tests may have said how wide a terminal is.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {
+    "TERM": "xterm"
+}
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
@@ -36,7 +41,7 @@ def _in_terminal(
     """What is shown, and the exit code; Ctrl-C is typed when a text has appeared."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execvpe(command[0], [*command, *words], {**os.environ, "TERM": "xterm", **environment})
+        os.execvpe(command[0], [*command, *words], {**_ENVIRONMENT, **environment})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     shown, deadline = "", time.monotonic() + 120
     while time.monotonic() < deadline:

@@ -44,6 +44,7 @@ def test_a_page_runs(
 ) -> None:
     text, stands_for = path.read_text(), {}
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     if path.name == "README.md":
         text = _README_SETUP + text
     if path == DOCS / "cluster.md":

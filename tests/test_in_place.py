@@ -752,3 +752,13 @@ def test_an_array_replaced_after_it_was_opened_is_told(tmp_path: Path, name: str
     write_zarr(tmp_path / "a.zarr", ROWS.astype("f4"), chunks=GRID, zarr_format=2 if name == "zarr-v2" else 3)
     with pytest.raises(StoreChangedError, match=r"a\.zarr"):
         a.gather(STARTS)
+
+
+def test_a_relative_path_of_hdf5_is_one_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that opens HDF5 was begun in another folder, where there may be a file of the same name."""
+    for k in range(2):
+        (tmp_path / f"{k}").mkdir()
+        monkeypatch.chdir(tmp_path / f"{k}")
+        with h5py.File("a.h5", "w") as file:
+            file["x"] = np.full((10 + k, 2), k)
+        assert len(swath.open("a.h5::x")) == len(swath.ingest("a.h5::x", "a.zarr")) == 10 + k

@@ -62,7 +62,7 @@ class LibraryProcess:
         n_bytes = _size(path)
         request = {
             "what": what,
-            "path": str(path),
+            "path": str(path.absolute()),  # the process may have begun in another folder
             "name": name,
             "room": room + n_bytes,
             "seconds": _SECONDS + (n_bytes + room) // _SMALL_BYTES,
