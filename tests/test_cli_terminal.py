@@ -41,6 +41,7 @@ def _in_terminal(
     """What is shown, and the exit code; Ctrl-C is typed when a text has appeared."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs the tests in the background has it ignored
         os.execvpe(command[0], [*command, *words], {**_ENVIRONMENT, **environment})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     shown, deadline = "", time.monotonic() + 120
@@ -112,8 +113,10 @@ def test_ctrl_c_ends_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_ctrl_c_that_falls_into_a_callback_is_not_lost() -> None:
     program = """
-import time, weakref
+import signal, time, weakref
 from swath.cli import cli, main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Dataset:
     pass
