@@ -1,5 +1,6 @@
 """Labels go into a store and come back with windows: what xarray itself selects is what is wanted."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,9 @@ from places import Place
 import swath
 import swath.xarray
 from swath.errors import OptionError, SourceError, StoreError, SwathError, WindowOutOfBoundsError
+
+# netCDF4 sets it for all of the process, and h5py takes filters from there that are not made for it.
+os.environ.pop("HDF5_PLUGIN_PATH", None)
 
 HOURS = np.datetime64("2001-01-01T00", "ns") + np.arange(200) * np.timedelta64(1, "h")
 ROWS = np.random.default_rng(0).normal(size=(200, 4, 3)).astype("f4")
