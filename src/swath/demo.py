@@ -32,6 +32,9 @@ _WINDOWS, _WINDOW, _SEED = 10_000, 16, 1
 _REFERENCE_LIMIT = 8 * 10**9
 _BLOCK_ROWS = 4000
 
+# At most one row of so many is wanted: else reading all would be the best of ways, and nobody asks for windows.
+_SPARSE = 3
+
 ROW_BYTES = _REFERENCE_COLUMNS * 8
 
 # By default: half a minute in all. Source and store take a half of the free disk at most; the source a third of memory, so
@@ -89,7 +92,7 @@ def choose_size(free_disk: int, room: Room, n_rows: int | None = None) -> DemoSi
     source = min(_DEFAULT_BYTES, free_disk // _SHARE_OF_DISK, room.n_bytes // _SHARE_OF_MEMORY)
     n_rows = n_rows or max(_BLOCK_ROWS, source // ROW_BYTES // _BLOCK_ROWS * _BLOCK_ROWS)
     limit = min(_REFERENCE_LIMIT, room.n_bytes * 9 // 10)
-    windows = min(_WINDOWS, n_rows // _WINDOW, limit // 2 // (_WINDOW * _REFERENCE_COLUMNS * 8))
+    windows = min(_WINDOWS, n_rows // (_WINDOW * _SPARSE), limit // 2 // (_WINDOW * _REFERENCE_COLUMNS * 8))
     return DemoSize(n_rows, _REFERENCE_COLUMNS, windows, limit)
 
 
