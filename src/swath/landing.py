@@ -20,14 +20,11 @@ from numpy.typing import NDArray
 
 from swath.encoded import ChunkReader, Wanted
 from swath.errors import DamagedStoreError
-from swath.plan import MOST_PIECES, SMALL_WINDOW_BYTES, Plan
+from swath.plan import MOST_PIECES, SMALL_WINDOW_BYTES, TEMPORARY_BYTES, Plan
 from swath.raw import Piece, RawReader
 from swath.rows import Access, Rows
 from swath.storage import Scratch, VersionError
 from swath.windows import IntArray
-
-# A numpy call that copies small windows goes through a temporary of their size.
-_TEMPORARY_BYTES = 2**20
 
 
 class Lander:
@@ -192,6 +189,6 @@ class Lander:
         # Overlapping views: item i is the window that begins at row i.
         windows = np.ndarray(max(n, 0), wide, rows, strides=(row_bytes,)) if n > 0 else np.empty(0, wide)
         batch = self._out.reshape(-1).view(np.uint8).view(wide)
-        step = max(1, _TEMPORARY_BYTES // wide.itemsize)
+        step = max(1, TEMPORARY_BYTES // wide.itemsize)
         for i in range(0, starts.size, step):
             batch[order[i : i + step]] = windows[starts[i : i + step]]

@@ -56,6 +56,10 @@ SMALL_WINDOW_BYTES = 2048
 # ... if no more than these share a read, since a preadv takes 1024 buffers.
 MOST_PIECES = 100
 
+# Most bytes of that temporary, and, of each window of the read, where it lies in the read and in the batch while they are chosen.
+TEMPORARY_BYTES = 2**20
+_PLACE_BYTES = 48
+
 # Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
 INDEX_CACHE_BYTES = 32 * 2**20
 
@@ -390,7 +394,12 @@ def plan_gather(
         held += min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes) + layout.decode_copies * a_chunk
         is_zstd = layout.codec == "zstd"
         held += min(_ZSTD_SLACK, _ZSTD_COPIES * a_chunk) if is_zstd else min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
-    scratch = held * (2 if direct else 1) + _THREAD_OVERHEAD
+    if columns is None and window * layout.row_bytes <= SMALL_WINDOW_BYTES:
+        windows = int((hi - lo).max(initial=0))
+        beside = windows * _PLACE_BYTES + min(TEMPORARY_BYTES, windows * window * layout.row_bytes)
+    else:
+        beside = 0
+    scratch = held * (2 if direct else 1) + beside + _THREAD_OVERHEAD
     if reach.is_remote:
         scratch += _COPIES_ARRIVING * most_chunks * (a_chunk + layout.crc_bytes) + _REQUEST_OVERHEAD
     most_threads = reach.requests if most_threads is None else most_threads
