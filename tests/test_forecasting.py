@@ -35,6 +35,7 @@ def _bytes(store: Path) -> int:
         pytest.param(ROWS.astype("f4"), {"dtype": "f8", "rows": slice(10, -10)}, id="a-part-cast"),
         pytest.param(np.arange(50_000), {"codec": "raw"}, id="scalars"),
         pytest.param(np.zeros((20, 300_000)), {"chunk_rows": 1}, id="wide-rows"),
+        pytest.param(ROWS, {"segments": [[0, 4_000], [4_000, 9_001]]}, id="segments"),
     ],
 )
 def test_raw_bytes_are_told_exactly(tmp_path: Path, rows: Any, options: dict[str, Any]) -> None:
@@ -50,6 +51,7 @@ def test_raw_bytes_are_told_exactly(tmp_path: Path, rows: Any, options: dict[str
         a.shard_rows,
     )
     assert (found.layout.codec, found.reason, found.window) == (a.codec, a.reason, a.window)
+    assert found.segments == len(a.segments)
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
@@ -75,12 +77,13 @@ def test_chunks_that_do_not_fit_in_memory_go_through_a_temporary_file(tmp_path: 
     rows = np.round(np.random.default_rng(0).normal(size=(40_000, 50)), 1)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=rows, chunks=(40_000, 1), compression="gzip")
-    found = swath.forecast(f"{tmp_path}/a.h5::x", tmp_path / "a.zarr", memory_limit="10MiB", rows=slice(0, 39_000))
+    options: dict[str, Any] = {"memory_limit": "10MiB", "rows": slice(0, 39_000), "segments": [[0, 39_000]]}
+    found = swath.forecast(f"{tmp_path}/a.h5::x", tmp_path / "a.zarr", **options)
     assert found.temporary_bytes == rows.nbytes
     assert (found.expected_s, found.sampled_bytes) == (None, 0)
     assert found.needed_bytes == found.store_bytes + (rows.nbytes if found.same_disk else 0)
     assert "unknown" in str(found)
-    swath.ingest(f"{tmp_path}/a.h5::x", tmp_path / "a.zarr", memory_limit="10MiB", rows=slice(0, 39_000))
+    swath.ingest(f"{tmp_path}/a.h5::x", tmp_path / "a.zarr", **options)
     assert found.store_bytes == _bytes(tmp_path / "a.zarr")
     assert swath.forecast(f"{tmp_path}/a.h5::x", tmp_path / "b.zarr").temporary_bytes == 0
 

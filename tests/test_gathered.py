@@ -16,6 +16,7 @@ import swath
 from swath.errors import SourceError
 from swath.gathered import GatheredSource, by_engine
 from swath.sources import Source, open_source
+from swath.sources.segmented import SegmentedSource, in_segments
 
 ROWS = np.random.default_rng(0).integers(0, 99, (500, 6)).astype("f4")
 
@@ -30,6 +31,9 @@ def test_chunks_shorter_than_a_shard_are_read_by_the_engine(tmp_path: Path) -> N
     source = open_source(_hdf5(tmp_path / "a.h5", chunks=(16, 4), compression="gzip"))
     assert isinstance(by_engine(source, 128), GatheredSource)
     assert not isinstance(by_engine(source, 100), GatheredSource)
+    in_two = by_engine(in_segments(source, [[0, 300], [300, 500]]), 128)
+    assert isinstance(in_two, SegmentedSource)
+    assert isinstance(in_two.source, GatheredSource)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from swath.layout import read_amplification
 from swath.memory import format_bytes
 
 WANTED, READ, BESIDE, SEGMENT = "#e69f00", "#56b4e9", "#999999", "#009e73"
@@ -101,8 +102,8 @@ def layout_picture(lying: Lying) -> str:
     parts.append(_fill(y + 5, offset, offset + window, shown, WANTED, 0.95, inset=4))
     parts += _strip(y + 5, shown, chunk, tiles=lying.tiles, rows=True)
     y += 5 + _STRIP + 15
-    average = (chunk + window - 1) / window
     parts += _legend(y, [("wanted", WANTED)] if lying.reads_rows else [("wanted", WANTED), ("read", READ)])
+    average = read_amplification(chunk, window)
     told = "rows are read alone" if lying.reads_rows else f"{average:.2f} bytes read for each wanted, at random starts"
     parts.append(_text(_WIDTH, y, told, "end", faint=True))
     return _svg(_WIDTH, y + 5, parts, "an array, a shard and a window, each to scale")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from swath.commit import part_of
 from swath.committing import check_vacant, separators_for
@@ -25,13 +25,14 @@ from swath.documents import pending_facts
 from swath.errors import DiskFullError, OptionError
 from swath.gathered import by_engine
 from swath.ingestion import Options, check_alone, fits_in_cache, new_facts, open_given
-from swath.layout import CodecName, Layout
+from swath.layout import CodecName, Layout, read_amplification
 from swath.memory import Room, format_bytes, resolve_limit
 from swath.metadata import Facts, encode_metadata
 from swath.shard import encode_shard
 from swath.sources import Source
 from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.converted import Casting, ConvertedSource
+from swath.sources.segmented import SegmentedSource
 from swath.sources.sliced import SlicedSource
 from swath.sources.spooled import temporary_folder
 from swath.storage import Folder, LocalFolder, place_of
@@ -137,7 +138,7 @@ class Forecast:
             "store": self.url + (", in place of the array that is there" if self.replaces else ""),
             "array": f"{layout.shape} {layout.dtype}, {format_bytes(self.source_bytes)}, segments: {self.segments}",
             "chunks": f"{layout.n_chunks:,} of {layout.chunk_rows} rows ({format_bytes(layout.chunk_bytes)}), "
-            f"{self._amplification:.2f} bytes read for each byte of a random window of {self.window}",
+            f"{read_amplification(layout.chunk_rows, self.window):.2f} bytes read for each byte of a random window of {self.window}",
             "shards": f"{layout.n_shards:,} of {layout.shard_rows:,} rows ({format_bytes(layout.shard_rows * layout.row_bytes)})",
             "codec": self.reason,
             "disk": f"{about}{format_bytes(self.store_bytes)}{free}",
@@ -154,10 +155,6 @@ class Forecast:
         rows["memory"] = f"{format_bytes(self.memory_bytes)}, threads: {self.threads}"
         rows["time"] = self._describe_time()
         return "\n".join(f"{name:<9}  {value}" for name, value in rows.items())
-
-    @property
-    def _amplification(self) -> float:
-        return (self.layout.chunk_rows + self.window - 1) / self.window
 
     def _describe_time(self) -> str:
         if self.expected_s is None or self.read_rate is None or self.encode_rate is None:
@@ -178,6 +175,7 @@ def forecast(
     casting: Casting = "exact",
     row_shape: Sequence[int] | None = None,
     rows: slice | None = None,
+    segments: ArrayLike | None = None,
     memory_limit: int | str | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -211,6 +209,7 @@ def forecast(
         casting=casting,
         row_shape=row_shape,
         rows=rows,
+        segments=segments,
         memory_limit=memory_limit,
         resume=resume,
         overwrite=overwrite,
@@ -317,7 +316,7 @@ def _temporary_bytes(source: Source) -> int:
     """Of the temporary file that a source writes where its chunks do not fit in memory; of several parts one at a time."""
     if isinstance(source, ConcatenatedSource):
         return max(map(_temporary_bytes, source.parts))
-    if isinstance(source, (SlicedSource, ConvertedSource)):
+    if isinstance(source, (SlicedSource, ConvertedSource, SegmentedSource)):
         return _temporary_bytes(source.source)
     return source.temporary_bytes if isinstance(source, _Spooling) else 0
 

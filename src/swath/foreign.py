@@ -273,10 +273,6 @@ def _codecs(
         compressor, filters = array.metadata.compressor, array.metadata.filters or ()
         decoder = from_zarr_v2(compressor, filters, array.order, array.chunks, dtype)
         names = [codec.codec_id for codec in (*filters, *([compressor] if compressor else []))]
-        if "pickle" in names:
-            raise FormatError(
-                f"{array.store_path} is decoded by pickle, which may run any program. Write it again with another codec."
-            )
         return decoder, array.chunks, array.chunks, None, _word(names)
     codecs = _named(json.loads(encoded)["codecs"])
     names = [codec["name"] for codec in codecs]

@@ -248,6 +248,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     threads = _threads(plan, cached)
     tasks = _tasks(plan, threads)
     threads = min(threads, len(tasks))
+    bytes_a_chunk = 0.0 if advance is None else plan.bytes_wanted / plan.chunks
     shared = iter(tasks)  # `next` on it is one step for the interpreter: threads share it without a lock
 
     def work(rows: Rows) -> None:
@@ -256,7 +257,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
             lander.land(first, stop)
             if advance is not None:
                 chunks = int((plan.stop_chunk[first:stop] - plan.first_chunk[first:stop]).sum())
-                advance(plan.bytes_wanted * chunks / plan.chunks)
+                advance(chunks * bytes_a_chunk)
 
     if plan.reach.is_remote:
         _find(rows, plan, tasks)

@@ -22,6 +22,7 @@ from swath.sources import Source, most_readers
 from swath.sources.concatenated import ConcatenatedSource
 from swath.sources.converted import ConvertedSource
 from swath.sources.hdf5 import ChunkedSource
+from swath.sources.segmented import SegmentedSource
 from swath.sources.sliced import SlicedSource
 
 # A chunk on the border of two shards is decoded for both: of so many chunks in a shard, that is little.
@@ -88,7 +89,7 @@ def by_engine(source: Source, shard_rows: int) -> Source:
     """The source, with the parts of it that the engine reads better read by it."""
     if isinstance(source, ConcatenatedSource):
         return replace(source, parts=tuple(by_engine(part, shard_rows) for part in source.parts))
-    if isinstance(source, (SlicedSource, ConvertedSource)):
+    if isinstance(source, (SlicedSource, ConvertedSource, SegmentedSource)):
         return replace(source, source=by_engine(source.source, shard_rows))
     # What the caller has open may have values that are not in the file yet.
     if isinstance(source, ChunkedSource) and "mtime_ns" in source.facts:

@@ -20,7 +20,7 @@ from swath.memory import format_bytes
 from swath.metadata import attributes_of_others
 from swath.sources.converted import Casting
 from swath.storage import Folder, place_of
-from swath.store import Store, open_beside, open_members
+from swath.store import Store, open_members
 
 if TYPE_CHECKING:
     import dask.array
@@ -272,13 +272,13 @@ def open_group(
 
 
 def _open(folder: Folder) -> RowGroup:
-    stores = open_members(folder)
+    stores, beside = open_members(folder)
     lengths = {name: store.layout.n_rows for name, store in stores.items()}
     if not stores or len(set(lengths.values())) > 1:
         raise FormatError(f"The arrays of the group {folder.url} have {lengths} rows. Restore its zarr.json.")
     first = next(iter(stores.values()))
-    arrays, beside = ({name: RowArray(store) for name, store in each.items()} for each in (stores, open_beside(first)))
-    return RowGroup(first.home, arrays, beside)
+    by_rows, others = ({name: RowArray(store) for name, store in each.items()} for each in (stores, beside))
+    return RowGroup(first.home, by_rows, others)
 
 
 def ingest_group(

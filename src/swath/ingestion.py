@@ -146,11 +146,11 @@ def append_group(
 ) -> None:
     """Append ``sources`` to the group at ``place``; parameters and errors as `RowGroup.append` describes them."""
     limit = resolve_limit(options.memory_limit)
-    stores = open_members(place)
+    stores, _ = open_members(place)
     opened = _open_aligned(sources, options, limit, stores)
     with locked(place, timeout=timeout) as place:
         settled = settle(place)
-        stores = open_members(place)
+        stores, _ = open_members(place)
         if settled and all(stores[name].facts.sources[-1] == opened[name].describe() for name in stores):
             return
         for name, store in stores.items():

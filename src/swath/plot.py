@@ -20,6 +20,7 @@ from swath.layout import CodecName, choose_chunk_rows, read_amplification, windo
 from swath.memory import format_bytes
 from swath.plan import Plan
 from swath.plotted import COLOURS, MOST_TILES, draw_windows
+from swath.sampling import is_whole
 from swath.windows import IntArray, as_array, check_starts
 
 if TYPE_CHECKING:
@@ -342,7 +343,7 @@ def throughput(a: RowArray, *, numbers: ArrayLike | None = None, seconds: float 
 
 
 def _positive(name: str, value: Any) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+    if not is_whole(value) or value < 1:
         raise OptionError(f"{name} is {value!r}. Give a whole number, at least 1.")
     return int(value)
 

@@ -119,7 +119,7 @@ class _Terminal:
         self._bar.update(self._task, completed=done, refresh=True)
 
     def close(self, done: float) -> None:
-        self.show(done)
+        self.show(round(done))  # parts that do not add up by a millionth of a byte would leave the bar open
         self._bar.stop()
 
 

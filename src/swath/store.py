@@ -307,8 +307,8 @@ def group_above(folder: Folder) -> bytes:
     return encoded if is_member else b""
 
 
-def open_members(folder: Folder) -> dict[str, Store]:
-    """Open the arrays of the committed group in a folder that go by its rows.
+def open_members(folder: Folder) -> tuple[dict[str, Store], dict[str, Store]]:
+    """Open the arrays of the committed group in a folder: those that go by its rows, and those beside them, such as names of columns.
 
     Raises
     ------
@@ -319,16 +319,10 @@ def open_members(folder: Folder) -> dict[str, Store]:
         raise FormatError(
             f"{home.url}/{METADATA} is not that of a group that swath wrote. Open {home.url} with swath.open."
         )
-    stores = _stores(home, encoded)  # finds what is wrong with the metadata
+    names = decode_group(encoded, home.url)  # finds what is wrong with the metadata
     beside = decode_beside(encoded)
-    return {name: store for name, store in stores.items() if name not in beside}
-
-
-def open_beside(store: Store) -> dict[str, Store]:
-    """The arrays of the group of a store that do not go by rows, such as names of columns."""
-    beside = decode_beside(store.encoded) if store.member else {}
-    return {name: each for name, each in _stores(store.home, store.encoded).items() if name in beside} if beside else {}
-
-
-def _stores(home: Folder, encoded: bytes) -> dict[str, Store]:
-    return {name: _make_store(home.within(name), encoded, name, None) for name in decode_group(encoded, home.url)}
+    stores = {name: _make_store(home.within(name), encoded, name, None) for name in names}
+    return (
+        {name: store for name, store in stores.items() if name not in beside},
+        {name: store for name, store in stores.items() if name in beside},
+    )

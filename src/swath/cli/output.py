@@ -67,14 +67,14 @@ def say_array(a: RowArray) -> None:
     """Print what an array is."""
     from typing import get_args
 
-    from swath.layout import CodecName
+    from swath.layout import CodecName, read_amplification
     from swath.memory import format_bytes
 
     facts = array_facts(a)
     facts["bytes"] = format_bytes(a.nbytes)
     facts["shape"] = a.shape
-    amplification = (a.chunk_rows + a.window - 1) / a.window
     if a.codec in get_args(CodecName):
+        amplification = read_amplification(a.chunk_rows, a.window)
         facts["chunk_rows"] = f"{a.chunk_rows} ({amplification:.2f} bytes read for each byte wanted at random)"
     say("\n".join(f"{name:<11} {value}" for name, value in facts.items()))
 

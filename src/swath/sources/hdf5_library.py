@@ -148,29 +148,19 @@ def find(file: h5py.File, name: str) -> Any:
     return found
 
 
-def _look(path: str, name: str) -> dict[str, Any]:
+def _look(file: h5py.File, name: str) -> dict[str, Any]:
     """Facts of a dataset, or what there is instead."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        return {"unopened": str(error)}
-    with file:
-        found = find(file, name)
-        if name and isinstance(found, h5py.Dataset):
-            # Of a virtual dataset the shape alone may be looked up in other files.
-            return {"facts": {"name": found.name, "elsewhere": True} if elsewhere(found) else facts_of(found)}
-        return {"missing": "none" if found is None else "group", "has": dataset_names(file)}
+    found = find(file, name)
+    if name and isinstance(found, h5py.Dataset):
+        # Of a virtual dataset the shape alone may be looked up in other files.
+        return {"facts": {"name": found.name, "elsewhere": True} if elsewhere(found) else facts_of(found)}
+    return {"missing": "none" if found is None else "group", "has": dataset_names(file)}
 
 
-def _names(path: str, name: str) -> dict[str, Any]:
+def _names(file: h5py.File, name: str) -> dict[str, Any]:
     """Names of the datasets in a group."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        return {"unopened": str(error)}
-    with file:
-        found = find(file, name)
-        return {"has": dataset_names(found)} if isinstance(found, h5py.Group) else {"missing": "none"}
+    found = find(file, name)
+    return {"has": dataset_names(found)} if isinstance(found, h5py.Group) else {"missing": "none"}
 
 
 class _Server:
@@ -205,7 +195,12 @@ class _Server:
             # HDF5 opens no file with a lock, which tells whether somebody writes it, that is open without.
             while self._open:
                 self._open.popitem()[1].file.close()
-            return (_look if request["what"] == "look" else _names)(path, name), None
+            try:
+                file = h5py.File(path, "r")
+            except OSError as error:
+                return {"unopened": str(error)}, None
+            with file:
+                return (_look if request["what"] == "look" else _names)(file, name), None
         dataset = self._dataset(path, name, request["version"], request["cache"])
         if request["what"] == "table":
             fill = fill_of(dataset)
