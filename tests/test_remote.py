@@ -161,6 +161,20 @@ def test_opening_takes_two_requests_and_nothing_is_listed(moto: Server, proxy: P
     assert sum(proxy.counts().requests.values()) == a.plan(STARTS).requests + 1 - a.plan(STARTS).shards.size
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_refresh_forgets_the_shard_that_an_append_has_made_longer(moto: Server, proxy: Proxy, codec: Any) -> None:
+    url, behind = _url(moto, f"refreshed-{codec}"), moto.behind(proxy.port).storage_options
+    swath.ingest(ROWS[:5900], url, codec=codec, storage_options=moto.storage_options, **LAYOUT)
+    a = swath.open(url, storage_options=behind)
+    a.gather(np.arange(0, 5890, 20))
+    swath.open(url, storage_options=moto.storage_options).append(ROWS[5900:])
+    a = a.refresh()
+    starts = np.arange(0, 5990, 40)
+    proxy.clear()
+    assert_same(a.gather(starts), expected(ROWS, starts, 8))
+    assert sum(proxy.counts().requests.values()) == a.plan(starts).requests + 1
+
+
 def test_many_requests_are_under_way_at_once(moto: Server, proxy: Proxy) -> None:
     url, behind = _url(moto, "at-once"), moto.behind(proxy.port)
     swath.ingest(ROWS, url, storage_options=moto.storage_options, window=1, chunk_rows=1, shard_rows=6000, codec="zstd")

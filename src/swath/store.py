@@ -128,7 +128,7 @@ class Store:
 
     def reopened(self) -> Store:
         """The store as it is now."""
-        home, encoded = read_committed(self.home)
+        home, encoded = read_committed(self.home.anew())  # an append has replaced the last shard
         return _make_store(home.within(self.member), encoded, self.member, self.window)
 
     @property
