@@ -26,7 +26,7 @@ from swath.errors import DiskFullError, OptionError
 from swath.gathered import by_engine
 from swath.ingestion import Options, check_alone, fits_in_cache, new_facts, open_given
 from swath.layout import CodecName, Layout, read_amplification
-from swath.memory import Room, format_bytes, resolve_limit
+from swath.memory import Room, format_bytes, format_seconds, resolve_limit
 from swath.metadata import Facts, encode_metadata
 from swath.shard import encode_shard
 from swath.sources import Source
@@ -159,8 +159,9 @@ class Forecast:
     def _describe_time(self) -> str:
         if self.expected_s is None or self.read_rate is None or self.encode_rate is None:
             return "unknown: to read a sample would write the temporary file"
+        told = "less than a second" if self.expected_s < 1 else f"about {format_seconds(self.expected_s)}"
         rates = f"reads {_rate(self.read_rate)} and encodes {_rate(self.encode_rate)}, as {format_bytes(self.sampled_bytes)} of it did"
-        return f"{_duration(self.expected_s)} ({rates}; writes {_rate(self.write_rate)}, if the disk does)"
+        return f"{told} ({rates}; writes {_rate(self.write_rate)}, if the disk does)"
 
 
 def forecast(
@@ -328,11 +329,3 @@ def _existing(path: Path) -> Path:
 
 def _rate(rate: float) -> str:
     return f"{format_bytes(rate)}/s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "less than a second"
-    if seconds < 120:
-        return f"about {seconds:.2g} s" if seconds < 10 else f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"

@@ -79,11 +79,15 @@ def format_seconds(seconds: float) -> str:
 
     Examples
     --------
-    >>> format_seconds(0.00205), format_seconds(2.56), format_seconds(4000)
-    ('2.1 ms', '2.6 s', '67 min')
+    >>> [format_seconds(seconds) for seconds in (0.00205, 2.56, 123, 4000, 20_000)]
+    ['2.1 ms', '2.6 s', '123 s', '67 min', '5.6 h']
     """
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
     if seconds >= 600:
         return f"{seconds / 60:.0f} min"
+    if seconds >= 10:
+        return f"{seconds:.0f} s"
     return f"{seconds:.2g} s" if seconds >= 0.1 or not seconds else f"{seconds * 1e3:.2g} ms"
 
 
