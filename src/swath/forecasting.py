@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from swath.commit import part_of
 from swath.committing import check_vacant, separators_for
@@ -178,6 +178,7 @@ def forecast(
     casting: Casting = "exact",
     row_shape: Sequence[int] | None = None,
     rows: slice | None = None,
+    segments: ArrayLike | None = None,
     memory_limit: int | str | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -211,6 +212,7 @@ def forecast(
         casting=casting,
         row_shape=row_shape,
         rows=rows,
+        segments=segments,
         memory_limit=memory_limit,
         resume=resume,
         overwrite=overwrite,
