@@ -28,6 +28,14 @@ def arrays_at(url: str) -> Mapping[str, RowArray]:
         return {"": swath.open(url)}
 
 
+def all_arrays_at(url: str) -> Mapping[str, RowArray]:
+    """The same, with those of a group that do not go by rows."""
+    from swath.group import RowGroup
+
+    arrays = arrays_at(url)
+    return {**arrays, **arrays.beside} if isinstance(arrays, RowGroup) else arrays
+
+
 @click.command()
 @click.argument("url", type=opt.Place())
 @opt.common
