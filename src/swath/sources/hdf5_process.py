@@ -130,9 +130,10 @@ def _size(path: Path) -> int:
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
     ours, theirs = socket.socketpair()
     try:
-        # JSON of paths is also Python.
+        # JSON of paths is also Python. An interactive Python has the empty one, which is the folder where it works by now: whose files
+        # may have the names of modules that this process has imported long ago.
         program = _PROGRAM.format(
-            path=json.dumps([folder for folder in sys.path if isinstance(folder, str)]),
+            path=json.dumps([folder for folder in sys.path if isinstance(folder, str) and Path(folder).is_absolute()]),
             file=json.dumps(hdf5_library.__file__),
         )
         process = subprocess.Popen(
