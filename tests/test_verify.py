@@ -462,6 +462,12 @@ def test_a_store_whose_shards_lie_in_folders_is_not_taken_for_an_empty_one(
         shard.rename(lying)
     a = swath.open(path)
     assert a.verify()
+    rows = a.gather([0], window=100)[0]
+    before = sorted(tmp_path.rglob("*"))
+    for write in (lambda: a.append(rows), lambda: a.append(iter([rows])), lambda: a.repair(rows)):
+        with pytest.raises(FormatError, match="here it can only be read"):
+            write()
+    assert sorted(each for each in tmp_path.rglob("*") if not each.name.endswith("lock")) == before
     shutil.rmtree(path / "c")
     with pytest.raises(DamagedStoreError, match="0 files, and its metadata tell of 25 shards"):
         a.verify()
