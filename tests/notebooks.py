@@ -1,6 +1,6 @@
 """The notebooks, and how one is run from a clean state."""
 
-import time
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 OF_FRAMEWORKS = [path for path in NOTEBOOKS if "import torch" in path.read_text()]
 """They are run where the frameworks are: by tests/frameworks."""
 
-_MOST_SECONDS = 120
+# Of processors, which others on the machine do not change: what two have in two minutes.
+_MOST_SECONDS = 240
+
+# After so long a cell hangs.
+_HANGS_SECONDS = 600
 
 
 def read(path: Path) -> Any:
@@ -45,10 +49,16 @@ def check_that_it_runs(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))  # torch makes it when it is imported
     notebook = read(path)
     resources = {"metadata": {"path": str(folder / "work")}}
-    begin = time.monotonic()
-    NotebookClient(notebook, timeout=_MOST_SECONDS, kernel_name="python3", resources=resources).execute()
-    assert time.monotonic() - begin < _MOST_SECONDS
+    begin = _used_seconds()
+    NotebookClient(notebook, timeout=_HANGS_SECONDS, kernel_name="python3", resources=resources).execute()
+    assert _used_seconds() - begin < _MOST_SECONDS
     assert not [*(folder / "work").iterdir(), *(folder / "temporary").iterdir()]
     for shown, stored in zip(texts(notebook), texts(read(path)), strict=True):
         assert shown == stored, f"{path.stem} shows {shown}, but is stored with {stored}"
     assert all(output.get("name") != "stderr" for shown in outputs(notebook) for output in shown)
+
+
+def _used_seconds() -> float:
+    """Of processors, by the processes that have ended: a kernel has when its notebook has."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -90,6 +90,19 @@ def test_starts_come_from_a_file(tmp_path: Path, store: Path, rows: NDArray[np.f
         np.testing.assert_array_equal(np.load(out), np.stack([rows[s : s + 16] for s in starts]))
 
 
+def test_a_list_of_starts_is_longer_than_a_name_of_a_file_may_be(store: Path) -> None:
+    planned = _run("plan", store, "--starts", ",".join(["500"] * 1000), "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["windows"] == 1000
+
+
+def test_starts_that_are_no_numbers_of_64_bits_are_refused(tmp_path: Path, store: Path) -> None:
+    (tmp_path / "starts.bin").write_bytes(b"\xff\xfe\0\x80")
+    for starts in (tmp_path / "starts.bin", 10**25):
+        refused = _run("plan", store, "--starts", starts)
+        assert (refused.returncode, refused.stderr[:18]) == (2, "swath: --starts is"), refused.stderr
+
+
 def test_append_then_verify_and_repair(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
     np.save(tmp_path / "1.npy", rows)
     np.save(tmp_path / "2.npy", rows[:20])

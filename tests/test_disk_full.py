@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,3 +187,16 @@ def test_nothing_is_written_where_it_is_known_that_it_cannot_fit(disk: Disk) -> 
     disk.resize(_AMPLE)
     act(disk.path / "a")
     assert swath.open(disk.path / "a").verify(ROWS)
+
+
+def test_a_batch_that_the_command_has_no_room_for_is_refused(disk: Disk, tmp_path: Path) -> None:
+    """A page of a mapping for which the disk has no room would end the process by a signal."""
+    swath.ingest(ROWS, tmp_path / "a", window=16, **_OPTIONS)
+    disk.resize(2**22)
+    words = ["gather", str(tmp_path / "a"), str(disk.path / "batch.npy"), "--random"]
+    command = [sys.executable, "-m", "swath.cli", *words]
+    done = subprocess.run([*command, "1000"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[:37]) == (2, "swath: There is no room for the 81921"), done.stderr
+    assert list(disk.path.iterdir()) == []
+    subprocess.run([*command, "100"], check=True)
+    assert np.load(disk.path / "batch.npy").shape == (100, 16, 512)

@@ -144,6 +144,15 @@ def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         found.check()
 
 
+def test_segments_are_forecast_and_their_errors(tmp_path: Path) -> None:
+    segments = [[0, 100], [100, len(ROWS)]]
+    found = swath.forecast(ROWS, tmp_path / "a.zarr", segments=segments)
+    swath.ingest(ROWS, tmp_path / "a.zarr", segments=segments)
+    assert (found.segments, found.store_bytes) == (2, _bytes(tmp_path / "a.zarr"))
+    with pytest.raises(OptionError, match="do not follow one another"):
+        swath.forecast(ROWS, tmp_path / "b.zarr", segments=[[0, 1]])
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error"),
     [

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import named_code
 import numcodecs
 import numpy as np
@@ -52,3 +53,20 @@ def test_the_engine_decodes_no_pickle(as_filter: bool) -> None:
     codec = numcodecs.Pickle()
     with pytest.raises(FormatError, match="'pickle', which runs"):
         from_zarr_v2(None if as_filter else codec, [codec] if as_filter else [], "C", (10,), np.dtype("f8"))
+
+
+def test_hdf5_is_not_opened_by_modules_of_the_folder_in_which_one_works(tmp_path: Path) -> None:
+    """An interactive Python looks for modules there, and so did the process that it starts, which imports all anew."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros((10, 2))
+    for module in ("h5py", "json", "pkgutil", "resource", "swath"):
+        (tmp_path / f"{module}.py").write_text("open('run', 'w').close()")
+    program = f"""
+import os, pkgutil, swath, swath.in_place  # and all else that is wanted here
+swath.open
+os.chdir({str(tmp_path)!r})
+print(len(swath.open("a.h5::x")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("10\n", "")
+    assert not (tmp_path / "run").exists()

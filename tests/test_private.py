@@ -1,5 +1,6 @@
 """What nobody else shall see: shared memory, temporary files, secrets; and that swath listens to nobody on a network."""
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -41,14 +42,24 @@ def test_shared_memory_is_of_its_user_alone() -> None:
     os.close(descriptor)
 
 
+def _named_memory() -> set[str]:
+    """What this process has open or mapped in the folder of named memory, where others write too."""
+    opened = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            opened.append(os.readlink(each))  # noqa: PTH115 - what is no path there
+    mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    return {name for name in opened + mapped if name.startswith("/dev/shm/")}
+
+
 def test_shared_memory_has_no_name_to_guess(tmp_path: Path) -> None:
     a = swath.ingest(ROWS, tmp_path / "a", window=4)
-    before = set(Path("/dev/shm").iterdir())
+    before = _named_memory()
     with swath.serve_batches(a.batches(32)) as server, swath.share(ROWS) as shared, swath.share(ROWS) as other:
         assert len(bytes.fromhex(server.handle.name)) == 16
         assert len(shared.handle.token) == 16
         assert shared.handle.token != other.handle.token
-        assert set(Path("/dev/shm").iterdir()) <= before
+        assert _named_memory() == before
         # In the namespace of sockets that has no files, by the name that nobody can guess.
         assert f"@swath-{server.handle.name}" in Path("/proc/net/unix").read_text()
 

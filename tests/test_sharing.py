@@ -60,6 +60,9 @@ ARRAYS = {
 }
 _CONTEXT = multiprocessing.get_context("spawn")
 
+# At once, on a machine that is busy; what waits for somebody would take 30 seconds, or for ever.
+_SOON = 10
+
 
 @pytest.fixture(scope="module")
 def a(tmp_path_factory: pytest.TempPathFactory) -> swath.RowArray:
@@ -484,7 +487,7 @@ def test_who_closes_the_server_says_so_to_all(a: swath.RowArray) -> None:
         consumer = swath.consume(server.handle)
         batch = next(consumer)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < _SOON
     assert batch.shape == (10, 8, 3)
     with pytest.raises(SharingError, match="before the last batch"):
         list(consumer)
@@ -507,7 +510,7 @@ def test_a_gather_that_lasts_holds_nobody_up(a: swath.RowArray) -> None:
     with swath.serve_batches(a.batches(64, transform=last)) as server:
         consumer = swath.consume(server.handle)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < _SOON
     with pytest.raises(SharingError):
         next(consumer)
     release.set()
@@ -755,8 +758,8 @@ def test_ctrl_c_ends_the_server(a: swath.RowArray) -> None:
     time.sleep(0.1)
     begun = time.monotonic()
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=10)
-    assert time.monotonic() - begun < 2
+    _, told = child.communicate(timeout=60)
+    assert time.monotonic() - begun < _SOON
     assert b"KeyboardInterrupt" in told
     assert child.returncode
 
@@ -790,7 +793,7 @@ def test_a_server_that_is_killed_is_an_error_within_seconds(rows: Path, tmp_path
         list(consumer)
     with pytest.raises(SharingError, match=r"Nobody serves|has ended"):  # though a fork has its socket
         swath.consume(sharers.hear(tmp_path / "server"))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < _SOON
     server.join()
 
 

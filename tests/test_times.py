@@ -123,7 +123,9 @@ def test_a_store_keeps_segments_and_windows_stay_in_them(tmp_path: Path) -> None
     assert a.segments.tolist() == RANGES
     drawn = np.concatenate([batches.starts for batches in [a.batches(7)] for _ in batches])
     assert sorted(drawn.tolist()) == [*range(27), *range(31, 97)]
-    a.append(ROWS[:10], segments=[[0, 4], [4, 10]])
+    a.append(
+        ROWS[:10], segments=np.array([[0, 4], [4, 10]], np.uint64)
+    )  # which numpy makes floats of beside signed ones
     assert swath.open(tmp_path / "a").segments.tolist() == [*RANGES, [100, 104], [104, 110]]
 
 

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,17 @@ from oracle import assert_same
 from places import LOCAL, LocalPlace, Place, contents, flip, ingest, open_group, open_store, put
 
 import swath
-from swath.errors import FormatError, MemoryLimitError, OptionError, SourceError, StoreChangedError, SwathError
+from swath.errors import (
+    DamagedStoreError,
+    FormatError,
+    MemoryLimitError,
+    OptionError,
+    SourceError,
+    StoreChangedError,
+    SwathError,
+)
 from swath.layout import STAMP_BYTES
+from swath.metadata import decode_metadata, encode_metadata
 
 HEAD_BYTES = INDEX_BYTES + STAMP_BYTES
 
@@ -434,3 +445,29 @@ def test_only_a_store_can_be_verified(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS)
     with pytest.raises(OptionError, match="was not written by swath, which cannot verify it"):
         swath.open(tmp_path / "rows.npy").verify()
+
+
+def test_a_store_whose_shards_lie_in_folders_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of an object store that was overwritten do, of which somebody makes a copy."""
+    monkeypatch.setattr("swath.check._MOST_MISSING", 10)
+    path = tmp_path / "a"
+    swath.ingest(np.arange(400).reshape(100, 4), path, chunk_rows=4, shard_rows=4)
+    facts = decode_metadata((path / "zarr.json").read_bytes(), str(path))
+    (path / "zarr.json").write_bytes(encode_metadata(replace(facts, layout=replace(facts.layout, separator="/"))))
+    for shard in path.glob("c.*"):
+        lying = path / shard.name.replace(".", "/")
+        lying.parent.mkdir(parents=True)
+        shard.rename(lying)
+    a = swath.open(path)
+    assert a.verify()
+    rows = a.gather([0], window=100)[0]
+    before = sorted(tmp_path.rglob("*"))
+    for write in (lambda: a.append(rows), lambda: a.append(iter([rows])), lambda: a.repair(rows)):
+        with pytest.raises(FormatError, match="here it can only be read"):
+            write()
+    assert sorted(each for each in tmp_path.rglob("*") if not each.name.endswith("lock")) == before
+    shutil.rmtree(path / "c")
+    with pytest.raises(DamagedStoreError, match="0 files, and its metadata tell of 25 shards"):
+        a.verify()

@@ -471,3 +471,13 @@ def test_without_xarray_the_extra_is_named() -> None:
     code = "import sys; sys.modules['xarray'] = None; import swath.xarray"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'swath[xarray]'" in done.stderr
+
+
+def test_the_command_finds_damage_of_labels_too(tmp_path: Path) -> None:
+    dataset().drop_vars("land").swath.ingest(tmp_path / "g")
+    (shard,) = (tmp_path / "g/x").glob("c.*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    command = [sys.executable, "-m", "swath.cli", "verify", str(tmp_path / "g")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1, found
+    assert f"{shard}: " in found.stdout

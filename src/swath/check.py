@@ -122,7 +122,11 @@ def verify(store: Store, source: Source | None, limit: Room, progress: bool | No
         return damages
 
     if isinstance(store.folder, LocalFolder) and layout.n_shards > _MOST_MISSING:
-        files = sum(1 for _ in os.scandir(store.folder.path))
+        # Of keys that are joined by a slash all but the first part are folders: one a shard.
+        held = (
+            store.folder.path / shard_key(layout, 0).partition("/")[0] if layout.separator == "/" else store.folder.path
+        )
+        files = sum(1 for _ in os.scandir(held)) if held.is_dir() else 0
         if files + _MOST_MISSING < layout.n_shards:
             raise DamagedStoreError(
                 f"{store.url} has {files} files, and its metadata tell of {layout.n_shards} shards. {MEND}"

@@ -305,6 +305,7 @@ def _open_aligned(
 
 
 def _check_alike(shape: tuple[int, ...], dtype: np.dtype[Any], store: Store) -> None:
+    store.check_writable()
     layout = store.layout
     if shape[1:] != layout.row_shape or dtype != layout.dtype:
         raise SourceError(

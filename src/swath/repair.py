@@ -39,7 +39,10 @@ def repair(store: Store, source: Source, limit: Room, progress: bool | None, tim
         It is not what the store was made of. Nothing was written, unless it has changed meanwhile.
     MemoryLimitError
         One shard does not fit in the limit; nothing was written.
+    FormatError
+        It is a copy of an object store that can only be read.
     """
+    store.check_writable()
     with locked(store.home, timeout=timeout) as home:
         settle(home)
         store = replace(store, folder=home.within(store.member)).reopened()

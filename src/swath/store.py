@@ -32,7 +32,7 @@ from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
 from swath.shard import MEND, NO_CHUNK, IndexCache, index_entries
-from swath.storage import File, Folder, Gate, Scratch
+from swath.storage import File, Folder, Gate, LocalFolder, Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,19 @@ class Store:
     def version(self) -> str:
         """Of the metadata, which name the source and its version."""
         return repr(self.facts)
+
+    def check_writable(self) -> None:
+        """Refuse a copy of an object store whose shards lie in folders: files are written into one folder, and moved from it.
+
+        Raises
+        ------
+        FormatError
+        """
+        if self.layout.separator == "/" and isinstance(self.folder, LocalFolder):
+            raise FormatError(
+                f"{self.url} is a copy of an object store that was overwritten, whose shards lie in folders: here it can only be read. "
+                "Write to the object store, or ingest the copy into another place."
+            )
 
     def check_unchanged(self) -> None:
         """Refuse what was read meanwhile, if another store has taken this one's place since it was opened.

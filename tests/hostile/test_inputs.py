@@ -1,5 +1,6 @@
 """Hostile files that come in give their rows or a typed error, in time and in little memory; each test names what was once otherwise."""
 
+import os
 import struct
 import sys
 import zlib
@@ -19,7 +20,8 @@ from hostile.harness import run
 from hostile.input_files import ROWS
 from hostile.inputs import CORPORA, warm_up
 from swath.errors import SourceError, SourceNotFoundError, SwathError
-from swath.sources import hdf5_process
+from swath.sources import hdf5_process, open_source
+from swath.sources.groups import group_members
 
 # Without --full: some seconds each.
 _FEW = 40
@@ -275,3 +277,41 @@ def bombed(folder: str) -> Callable[[], object]:
     path = Path(folder) / "a.csv.gz"
     path.write_bytes(input_files._text_bomb() + zlib.compress(b""))
     return lambda: swath.ingest(path, f"{folder}/a.zarr", progress=False)
+
+
+def test_of_a_file_of_many_datasets_some_are_told(tmp_path: Path) -> None:
+    """To look for all of a hundred thousand took longer than a sound file may."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i in range(100):
+            file[f"x{i:02}"] = ROWS
+    answer = hdf5_process.library_process().ask("look", tmp_path / "a.h5", "nothing")
+    assert answer == {"missing": "none", "has": [f"x{i:02}" for i in range(9)]}
+    with pytest.raises(SourceNotFoundError, match=r"It has: x00, .*, x07, \.\.\.\."):
+        swath.open(f"{tmp_path}/a.h5::nothing")
+    assert len(group_members(tmp_path / "a.h5")) == 100
+
+
+def test_names_of_more_than_an_answer_holds_are_an_error_and_no_wait(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        group = file
+        for _ in range(50):
+            group = group.create_group("g" * 60_000)
+            group["x"] = ROWS[:1]
+    os.truncate(tmp_path / "a.h5", 400 * 2**20)  # a large file may take more memory
+    with pytest.raises(SourceError, match=r"what it has to tell takes 7\d{7} bytes"):
+        swath.ingest_group(tmp_path / "a.h5", tmp_path / "g")
+
+
+def test_caches_of_several_files_do_not_add_up(tmp_path: Path) -> None:
+    """What one request allows was taken by the caches of those before, so that sound files could not be read."""
+    rows = np.zeros((32, 2**20), "f4")  # a row of chunks has 64 MiB
+    for name in "abcd":
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("x", data=rows, chunks=(16, 2**16), compression="lzf")
+    sources = [open_source(f"{tmp_path}/{name}.h5::x", cache_bytes=2**27) for name in "abcd"]
+    out = np.empty((1, 2**20), "f4")
+    for start in (0, 16):
+        for source in sources:
+            out[:] = 1
+            source.read_into(start, out)
+            assert not out.any()

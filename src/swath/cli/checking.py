@@ -10,7 +10,7 @@ import click
 
 from swath.cli import options as opt
 from swath.cli.output import say, say_json
-from swath.cli.reading import arrays_at
+from swath.cli.reading import all_arrays_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ def verify(store: str, sources: tuple[str, ...], memory_limit: int | None, as_js
       swath verify all.zarr
       swath verify all.zarr --source day-1.npy --source day-2.npy
     """
-    arrays = arrays_at(store)
+    arrays = all_arrays_at(store)
     given = _by_name(sources, arrays)
     found = [a.verify(given.get(name), memory_limit=memory_limit) for name, a in arrays.items()]
     if as_json:
@@ -69,7 +69,7 @@ def repair(store: str, sources: tuple[str, ...], timeout: float, memory_limit: i
       swath repair all.zarr day-1.npy day-2.npy
       swath repair group.zarr X=x.npy y=y.npy
     """
-    arrays = arrays_at(store)
+    arrays = all_arrays_at(store)
     facts: list[dict[str, Any]] = []
     for name, source in _by_name(sources, arrays).items():
         a = arrays[name]

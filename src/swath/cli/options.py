@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable
@@ -161,8 +162,18 @@ def choose_starts(
     if path.suffix == ".npy":
         try:
             chosen: NDArray[Any] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # of numpy, and of Python's parser
             raise StartsError(f"--starts is {path}, which is no .npy file ({error}). Write it by numpy.save.") from None
         return chosen
-    text = path.read_text() if path.is_file() else str(starts)
-    return np.array(parse_integers(text, "--starts"), np.int64)
+    is_file = False
+    with contextlib.suppress(OSError):  # the system takes no name as long as some lists
+        is_file = path.is_file()
+    try:
+        text = path.read_text() if is_file else str(starts)
+        return np.array(parse_integers(text, "--starts"), np.int64)
+    except (UnicodeDecodeError, OverflowError) as error:
+        raise StartsError(
+            f"--starts is {str(starts)[:60]!r}, which holds no whole numbers of 64 bits ({error}). Give such numbers, as text or by numpy.save."
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from swath.cli import options as opt
 from swath.cli.output import array_facts, say, say_array, say_json
-from swath.errors import StoreError
+from swath.errors import DiskFullError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,14 @@ def arrays_at(url: str) -> Mapping[str, RowArray]:
         return swath.open_group(url)
     except StoreError:
         return {"": swath.open(url)}
+
+
+def all_arrays_at(url: str) -> Mapping[str, RowArray]:
+    """The same, with those of a group that do not go by rows."""
+    from swath.group import RowGroup
+
+    arrays = arrays_at(url)
+    return {**arrays, **arrays.beside} if isinstance(arrays, RowGroup) else arrays
 
 
 @click.command()
@@ -135,6 +144,7 @@ def gather(
     partial = out.with_suffix(".npy.part")
     try:
         batch = np.lib.format.open_memmap(partial, "w+", a.dtype, shape)
+        _take_room(partial, out)
         if batch.size:
             a.gather(chosen, window=window, out=batch, memory_limit=memory_limit, verify=verify)
         batch.flush()
@@ -145,6 +155,23 @@ def gather(
         say_json({"out": str(out), "shape": list(shape), "dtype": str(a.dtype), "bytes": batch.nbytes})
     else:
         say(f"{out}: {shape} {a.dtype}, {format_bytes(batch.nbytes)}")
+
+
+def _take_room(partial: Path, out: Path) -> None:
+    """Have the disk give all that a file shall have: a page of a mapping for which it has none ends the process.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    n_bytes = partial.stat().st_size
+    try:
+        with partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        raise DiskFullError(
+            f"There is no room for the {n_bytes} bytes of {out} ({error.strerror}). Ask for fewer windows, or choose another disk."
+        ) from error
 
 
 @click.command()

@@ -21,8 +21,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-# Open files that are kept, so that what HDF5 has cached of them is found again.
+# Open files that are kept, so that what HDF5 has cached of them is found again; caches of this size together at the most, since a
+# request allows memory for its own alone.
 _MOST_OPEN = 4
+_KEPT_BYTES = 2**26
 
 # What the library may take beside what a request allows: its caches of metadata, and its buffers.
 _ROOM_BYTES = 2**27
@@ -31,6 +33,12 @@ _ROOM_BYTES = 2**27
 _IDLE_SECONDS = 60.0
 
 _MOST_LINKS = 16
+
+# Names of datasets that an error tells: to find all of them takes seconds in a large file.
+_MOST_TOLD = 9
+
+MOST_ANSWER_BYTES = 2**26
+"""Of an answer but for its rows."""
 
 
 class ElsewhereError(Exception):
@@ -113,10 +121,16 @@ def with_cache(dataset: h5py.Dataset, cache_bytes: int) -> h5py.Dataset:
     return h5py.Dataset(h5py.h5d.open(file.id, name, access))
 
 
-def dataset_names(group: h5py.Group) -> list[str]:
-    """Names of all datasets in a group, those in its groups too; links are not followed."""
+def dataset_names(group: h5py.Group, most: int | None = None) -> list[str]:
+    """Names of all datasets in a group, or of some, those in its groups too; links are not followed."""
     names: list[str] = []
-    group.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+
+    def note(name: str, item: Any) -> bool | None:
+        if isinstance(item, h5py.Dataset):
+            names.append(name)
+        return True if len(names) == most else None  # None goes on
+
+    group.visititems(note)
     return names
 
 
@@ -154,7 +168,7 @@ def _look(file: h5py.File, name: str) -> dict[str, Any]:
     if name and isinstance(found, h5py.Dataset):
         # Of a virtual dataset the shape alone may be looked up in other files.
         return {"facts": {"name": found.name, "elsewhere": True} if elsewhere(found) else facts_of(found)}
-    return {"missing": "none" if found is None else "group", "has": dataset_names(file)}
+    return {"missing": "none" if found is None else "group", "has": dataset_names(file, _MOST_TOLD)}
 
 
 def _names(file: h5py.File, name: str) -> dict[str, Any]:
@@ -168,7 +182,8 @@ class _Server:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._open: OrderedDict[str, h5py.Dataset] = OrderedDict()
+        self._open: OrderedDict[str, tuple[h5py.Dataset, int]] = OrderedDict()
+        """With the size of the cache of each."""
         self._room = _used_bytes() + _ROOM_BYTES
 
     def answer(self, request: dict[str, Any]) -> None:
@@ -185,7 +200,10 @@ class _Server:
             reply = {"away": str(error)}
         except Exception as error:  # whatever h5py makes of it
             reply = {"broken": f"{type(error).__name__}: {error}"}
-        self._connection.send_bytes(json.dumps(reply).encode())
+        encoded = json.dumps(reply).encode()
+        if len(encoded) > MOST_ANSWER_BYTES:
+            encoded, body = json.dumps({"broken": f"what it has to tell takes {len(encoded)} bytes"}).encode(), None
+        self._connection.send_bytes(encoded)
         if body is not None:
             self._connection.send_bytes(body)
 
@@ -194,7 +212,7 @@ class _Server:
         if request["what"] in ("look", "names"):
             # HDF5 opens no file with a lock, which tells whether somebody writes it, that is open without.
             while self._open:
-                self._open.popitem()[1].file.close()
+                self._open.popitem()[1][0].file.close()
             try:
                 file = h5py.File(path, "r")
             except OSError as error:
@@ -214,19 +232,20 @@ class _Server:
     def _dataset(self, path: str, name: str, version: list[int], cache: int) -> h5py.Dataset:
         """A dataset of a version of a file. No lock is held while it is kept: versions are compared."""
         key = json.dumps([path, name, version, cache])
-        if key in self._open:
-            self._open.move_to_end(key)
-            return self._open[key]
-        if len(self._open) >= _MOST_OPEN:
-            self._open.popitem(last=False)[1].file.close()
+        found = self._open.pop(key, None)
+        while len(self._open) >= _MOST_OPEN or sum(kept for _, kept in self._open.values()) > _KEPT_BYTES:
+            self._open.popitem(last=False)[1][0].file.close()
+        if found is not None:
+            self._open[key] = found
+            return found[0]
         stat = Path(path).stat()
         if [stat.st_size, stat.st_mtime_ns] != version:
             raise ValueError("the file was changed since it was opened")
         dataset = find(h5py.File(path, "r", locking=False), name)
         if elsewhere(dataset):
             raise ValueError("its values lie in other files by now")
-        self._open[key] = with_cache(dataset, cache)
-        return self._open[key]
+        self._open[key] = with_cache(dataset, cache), cache
+        return self._open[key][0]
 
 
 def _used_bytes() -> int:

@@ -30,8 +30,6 @@ from swath.sources import hdf5_library
 _SECONDS = 3
 _SMALL_BYTES = 2**26
 
-_MOST_ANSWER = 2**26
-
 # Packages that give HDF5 filters where they are imported.
 _PLUGINS = ("hdf5plugin",)
 
@@ -92,13 +90,14 @@ class LibraryProcess:
             process, connection = self._running[0]
             try:
                 connection.send_bytes(encoded)
-                answer: dict[str, Any] = json.loads(connection.recv_bytes(_MOST_ANSWER))
+                answer: dict[str, Any] = json.loads(connection.recv_bytes(hdf5_library.MOST_ANSWER_BYTES))
                 if out is not None and not answer.keys() & {"broken", "away", "unopened"}:
                     got = connection.recv_bytes_into(out)
                     if got != len(out):
                         raise SourceError(f"{where} gives {got} bytes, not {len(out)}. Restore the file.")
                 return answer
             except (EOFError, OSError):
+                process.kill()  # if it has not ended by itself, which its status tells, it sends what nobody asked for
                 status = process.wait()
             except BaseException:  # it was interrupted, and what comes next would be another's answer
                 _end(self._running, os.getpid())
@@ -131,9 +130,10 @@ def _size(path: Path) -> int:
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
     ours, theirs = socket.socketpair()
     try:
-        # JSON of paths is also Python.
+        # JSON of paths is also Python. An interactive Python has the empty one, which is the folder where it works by now: whose files
+        # may have the names of modules that this process has imported long ago.
         program = _PROGRAM.format(
-            path=json.dumps([folder for folder in sys.path if isinstance(folder, str)]),
+            path=json.dumps([folder for folder in sys.path if isinstance(folder, str) and Path(folder).is_absolute()]),
             file=json.dumps(hdf5_library.__file__),
         )
         process = subprocess.Popen(

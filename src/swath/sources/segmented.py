@@ -69,12 +69,9 @@ def in_segments(source: Source, segments: ArrayLike) -> Source:
         raise OptionError(
             f"segments have the shape {ranges.shape} and dtype {ranges.dtype}. Give (k, 2) whole numbers, as a.segments is."
         )
+    ranges = ranges.astype(np.int64)  # numbers without a sign would become floats
     edges = np.concatenate([[0], ranges[:, 1]])
-    if (
-        (ranges[:, 0] != edges[:-1]).any()
-        or (np.diff(edges.astype(np.int64)) < 1).any()
-        or edges[-1] != source.shape[0]
-    ):
+    if (ranges[:, 0] != edges[:-1]).any() or (np.diff(edges) < 1).any() or edges[-1] != source.shape[0]:
         raise OptionError(
             f"segments from {ranges[0].tolist()} to {ranges[-1].tolist()} do not follow one another over the {source.shape[0]} rows. "
             "Give ranges that begin where the one before ends, none of them empty."
