@@ -56,10 +56,15 @@ def run(program: str, *arguments: object, file_bytes: int = 0, **options: Any) -
 
 def bytes_read_by_hdf5() -> int:
     """By the process in which HDF5 opens what is named by a path, so far."""
+    return int(Path(f"/proc/{pid_of_hdf5()}/io").read_text().split("rchar:")[1].split()[0])
+
+
+def pid_of_hdf5() -> int:
+    """Of the process in which HDF5 opens what is named by a path."""
     from swath.sources.hdf5_process import library_process
 
     ((process, _),) = library_process()._running
-    return int(Path(f"/proc/{process.pid}/io").read_text().split("rchar:")[1].split()[0])
+    return process.pid
 
 
 def tell_length(url: str, options: dict[str, Any], answer: Any) -> None:

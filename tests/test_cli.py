@@ -103,6 +103,25 @@ def test_starts_that_are_no_numbers_of_64_bits_are_refused(tmp_path: Path, store
         assert (refused.returncode, refused.stderr[:18]) == (2, "swath: --starts is"), refused.stderr
 
 
+def test_columns_are_chosen(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
+    for columns, kept in (("3,29,4", [3, 29, 4]), (":7", slice(7)), ("-2:", slice(-2, None))):
+        planned = _run("plan", store, "--starts", "7", "--columns", columns, "--json")
+        assert json.loads(planned.stdout)["bytes_wanted"] == rows[7:23, kept].nbytes
+        out = tmp_path / "some.npy"
+        assert _run("gather", store, out, "--starts", "7", "--columns", columns).returncode == 0
+        np.testing.assert_array_equal(np.load(out), rows[None, 7:23, kept])
+        out.unlink()
+    refused = _run("plan", store, "--starts", "7", "--columns", "a,b", "--json")
+    assert (refused.returncode, json.loads(refused.stderr)["error"]) == (2, "OptionError")
+
+
+def test_append_casts_as_it_is_told(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
+    np.save(tmp_path / "whole.npy", np.full((3, 30), 2**53 + 1))
+    assert _run("append", tmp_path / "whole.npy", store).returncode == 2
+    assert _run("append", tmp_path / "whole.npy", store, "--casting", "unsafe").returncode == 0
+    assert swath.open(store).shape == (1003, 30)
+
+
 def test_append_then_verify_and_repair(tmp_path: Path, store: Path, rows: NDArray[np.float64]) -> None:
     np.save(tmp_path / "1.npy", rows)
     np.save(tmp_path / "2.npy", rows[:20])

@@ -1,11 +1,15 @@
 """HDF5, .npy and raw files open where they lie: every gather is one line of numpy over what their own library reads."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +19,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from children import bytes_read_by_hdf5
+from children import bytes_read_by_hdf5, pid_of_hdf5
 from foreign import (
     HDF5_FILTERS,
     PARTS,
@@ -142,6 +146,33 @@ def test_what_was_never_written_to_hdf5_is_the_fill_value(tmp_path: Path, layout
 def test_hdf5_behind_other_bytes(tmp_path: Path, userblock: int, parts: str, layout: dict[str, Any]) -> None:
     """Addresses within the file count from the end of the user block."""
     _check_hdf5(tmp_path, userblock=userblock, parts=PARTS[parts], fillvalue=-7, **layout)
+
+
+def test_the_process_of_hdf5_may_be_killed(tmp_path: Path) -> None:
+    """Where memory runs out the kernel ends some process: while nobody asks that is no fault of a file, nor of who asks next."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = ROWS
+    swath.open(f"{tmp_path}/a.h5::x")
+    for _ in range(5):
+        os.kill(pid_of_hdf5(), signal.SIGKILL)
+        assert_same(swath.open(f"{tmp_path}/a.h5::x").gather([5], window=3), expected(ROWS, [5], 3))
+    ended = threading.Event()
+
+    def kill_each() -> None:
+        while not ended.wait(0.01):
+            with contextlib.suppress(ValueError):  # there is none at this moment
+                os.kill(pid_of_hdf5(), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_each)
+    killer.start()
+    time.sleep(0.1)  # the one that is there answers at once; another would have to start
+    try:
+        with pytest.raises(SourceError, match=r"a\.h5::x cannot be read: .*SIGKILL.* Free memory"):
+            swath.open(f"{tmp_path}/a.h5::x")
+    finally:
+        ended.set()
+        killer.join()
+    assert_same(swath.open(f"{tmp_path}/a.h5::x").gather([5], window=3), expected(ROWS, [5], 3))
 
 
 @pytest.mark.parametrize("shape", [(75, 6, 5), (50, 6, 5), (50, 3, 5), (70, 9, 5)], ids=str)

@@ -54,8 +54,9 @@ class RowRange(click.ParamType):  # type: ignore[type-arg] # generic since click
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> slice:
         match = re.fullmatch(r"([+-]?\d+)?:([+-]?\d+)?", value, re.ASCII)
         if match is None:
+            option = param.opts[0] if param else self.name
             raise OptionError(
-                f"--rows is {value[:60]!r}. Give two whole numbers with a colon between them, such as 0:1000."
+                f"{option} is {value[:60]!r}. Give two whole numbers with a colon between them, such as 0:1000."
             )
         return slice(*(None if part is None else int(part) for part in match.groups()))
 
@@ -66,22 +67,27 @@ class Integers(click.ParamType):  # type: ignore[type-arg] # generic since click
     name = "integers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        return parse_integers(value, param.opts[0] if param else self.name)
+        try:
+            return _integers(value)
+        except ValueError:
+            option = param.opts[0] if param else self.name
+            raise OptionError(f"{option} is {value[:60]!r}. Give whole numbers with commas between them.") from None
 
 
-def parse_integers(text: str, option: str) -> list[int]:
-    """Whole numbers with commas or blanks between them.
+class Columns(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
+    """``A:B``, or whole numbers with commas between them."""
 
-    Raises
-    ------
-    StartsError
-    """
-    try:
-        return [int(word) for word in text.replace(",", " ").split()]
-    except ValueError:
-        raise StartsError(
-            f"{option} is {text[:60]!r}. Give whole numbers with commas between them, or a file of them."
-        ) from None
+    name = "columns"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> slice | list[int]:
+        kind = RowRange() if ":" in value else Integers()
+        chosen: slice | list[int] = kind.convert(value, param, ctx)
+        return chosen
+
+
+def _integers(text: str) -> list[int]:
+    """Whole numbers with commas or blanks between them."""
+    return [int(word) for word in text.replace(",", " ").split()]
 
 
 def _show_log(ctx: click.Context, param: click.Parameter, count: int) -> None:
@@ -126,6 +132,7 @@ seed = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 row_range = click.option(
     "--rows", type=RowRange(), metavar="A:B", help="Rows from A to B - 1, as in Python; all by default."
 )
+columns = click.option("--columns", type=Columns(), metavar="A:B|LIST", help="Columns alone, as 0:50 or 3,500,7.")
 _starts = click.option("--starts", type=Place(), metavar="LIST|FILE", help="Starts as 3,500,7, or a .npy or text file.")
 _random = click.option("--random", "n_random", type=click.IntRange(min=0), metavar="N", help="N random starts instead.")
 
@@ -172,8 +179,9 @@ def choose_starts(
         is_file = path.is_file()
     try:
         text = path.read_text() if is_file else str(starts)
-        return np.array(parse_integers(text, "--starts"), np.int64)
-    except (UnicodeDecodeError, OverflowError) as error:
+        return np.array(_integers(text), np.int64)
+    except (ValueError, OverflowError) as error:
         raise StartsError(
-            f"--starts is {str(starts)[:60]!r}, which holds no whole numbers of 64 bits ({error}). Give such numbers, as text or by numpy.save."
+            f"--starts is {str(starts)[:60]!r}, which is no list of whole numbers of 64 bits, nor a file of them ({str(error)[:100]}). "
+            "Give whole numbers with commas between them, or a file of them, as text or by numpy.save."
         ) from None

@@ -65,8 +65,17 @@ def info(url: str, as_json: bool) -> None:
 @click.command()
 @click.argument("url", type=opt.Place())
 @opt.starts
+@opt.columns
 @opt.common
-def plan(url: str, starts: str | None, n_random: int | None, seed: int, window: int | None, as_json: bool) -> None:
+def plan(
+    url: str,
+    starts: str | None,
+    n_random: int | None,
+    seed: int,
+    window: int | None,
+    columns: slice | list[int] | None,
+    as_json: bool,
+) -> None:
     """Say what a gather would cost, without reading.
 
     \b
@@ -77,7 +86,7 @@ def plan(url: str, starts: str | None, n_random: int | None, seed: int, window: 
     import swath
 
     a = swath.open(url)
-    found = a.plan(opt.choose_starts(a, starts, n_random, seed, window), window=window)
+    found = a.plan(opt.choose_starts(a, starts, n_random, seed, window), window=window, columns=columns)
     if not as_json:
         say(str(found))
         return
@@ -90,6 +99,7 @@ def plan(url: str, starts: str | None, n_random: int | None, seed: int, window: 
             "dtype": str(found.layout.dtype),
             "bytes_wanted": found.bytes_wanted,
             "bytes_read": found.bytes_read,
+            "bytes_decoded": found.bytes_decoded,
             "amplification": found.amplification,
             "requests": found.requests,
             "shards": int(found.shards.size),
@@ -105,6 +115,7 @@ def plan(url: str, starts: str | None, n_random: int | None, seed: int, window: 
 @click.argument("url", type=opt.Place())
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @opt.starts
+@opt.columns
 @opt.memory_limit
 @click.option("--verify", type=click.Choice(opt.VERIFY), default="always", show_default=True, help="Checksums.")
 @opt.common
@@ -115,6 +126,7 @@ def gather(
     n_random: int | None,
     seed: int,
     window: int | None,
+    columns: slice | list[int] | None,
     memory_limit: int | None,
     verify: Verify,
     as_json: bool,
@@ -127,6 +139,7 @@ def gather(
     Examples:
       swath gather recording.zarr batch.npy --starts 3,500,7
       swath gather recording.zarr random.npy --random 1000 --memory-limit 8GiB
+      swath gather recording.zarr some.npy --random 1000 --columns 0:50
       swath gather recording.zarr named.npy --starts starts.npy
     """
     import numpy as np
@@ -140,13 +153,13 @@ def gather(
         raise click.UsageError(f"There is no folder {out.parent} for {out.name}. Make it first.")
     a = swath.open(url)
     chosen = opt.choose_starts(a, starts, n_random, seed, window)
-    shape = a.plan(chosen, window=window).batch_shape
-    partial = out.with_suffix(".npy.part")
+    shape = a.plan(chosen, window=window, columns=columns).batch_shape
+    partial = out.with_name(f".{out.name}.swath-part")
     try:
         batch = np.lib.format.open_memmap(partial, "w+", a.dtype, shape)
         _take_room(partial, out)
         if batch.size:
-            a.gather(chosen, window=window, out=batch, memory_limit=memory_limit, verify=verify)
+            a.gather(chosen, window=window, columns=columns, out=batch, memory_limit=memory_limit, verify=verify)
         batch.flush()
         partial.rename(out)
     finally:

@@ -79,10 +79,11 @@ def ingest(
 @click.command()
 @click.argument("sources", nargs=-1, required=True, type=opt.Place(), metavar="SOURCE...")
 @click.argument("store", type=opt.Place())
+@click.option("--casting", type=click.Choice(opt.CASTINGS), default="exact", show_default=True, help="As of ingest.")
 @opt.timeout
 @opt.memory_limit
 @opt.common
-def append(sources: tuple[str, ...], store: str, timeout: float, memory_limit: int | None, as_json: bool) -> None:
+def append(sources: tuple[str, ...], store: str, as_json: bool, **options: Any) -> None:
     """Write SOURCE behind the last row of STORE.
 
     All of it becomes visible at one instant; interrupted and called again, it carries on.
@@ -94,7 +95,7 @@ def append(sources: tuple[str, ...], store: str, timeout: float, memory_limit: i
     import swath
 
     with _carried_on():
-        a = swath.open(store).append(list(sources), timeout=timeout, memory_limit=memory_limit)
+        a = swath.open(store).append(list(sources), **options)
     _say_written(a, as_json)
 
 

@@ -18,6 +18,7 @@ import sys
 import weakref
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import BufferTooShort
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
@@ -85,7 +86,8 @@ class LibraryProcess:
     def _send(self, request: dict[str, Any], out: memoryview | None, where: str) -> dict[str, Any]:
         encoded = json.dumps(request).encode()
         while True:
-            if not self._running:
+            was_there = bool(self._running)
+            if not was_there:
                 self._running.append(_start())
             process, connection = self._running[0]
             try:
@@ -94,19 +96,20 @@ class LibraryProcess:
                 if out is not None and not answer.keys() & {"broken", "away", "unopened"}:
                     got = connection.recv_bytes_into(out)
                     if got != len(out):
-                        raise SourceError(f"{where} gives {got} bytes, not {len(out)}. Restore the file.")
+                        raise EOFError
                 return answer
-            except (EOFError, OSError):
-                process.kill()  # if it has not ended by itself, which its status tells, it sends what nobody asked for
-                status = process.wait()
+            except (EOFError, OSError, ValueError, BufferTooShort):
+                status = _status(process)
             except BaseException:  # it was interrupted, and what comes next would be another's answer
                 _end(self._running, os.getpid())
                 raise
             _end(self._running, os.getpid())
-            if status != 0:  # else nobody had asked for a while
+            # Else nobody had asked for a while. A machine without memory kills, and perhaps not for this request.
+            if status != 0 and not (was_there and status == -signal.SIGKILL):
+                no_memory = "Free memory, if there was none left. Else the" if status == -signal.SIGKILL else "The"
                 raise SourceError(
                     f"{where} cannot be read: HDF5's library {_how(status)} on it, in a process of its own. "
-                    "The file is damaged, or made to harm. Restore it."
+                    f"{no_memory} file is damaged, or made to harm: restore it."
                 )
 
 
@@ -155,7 +158,17 @@ def _start() -> tuple[subprocess.Popen[bytes], Connection]:
     return process, Connection(ours.detach())
 
 
-def _how(status: int) -> str:
+def _status(process: subprocess.Popen[bytes]) -> int | None:
+    """How it has ended; None where it has not, and so sends what nobody asked for."""
+    try:
+        return process.wait(1)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "sent what nobody asked for"
     if status == -signal.SIGXCPU:
         return "did not come to an end"
     return f"was ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"ended ({status})"

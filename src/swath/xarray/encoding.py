@@ -139,7 +139,7 @@ def decode(variable: xr.Variable) -> xr.Variable:
         concat_characters=False,
         mask_and_scale=False,
         decode_times=xr.coders.CFDatetimeCoder(time_unit=unit),
-        decode_timedelta=variable.attrs.get("dtype", "").startswith("timedelta64"),
+        decode_timedelta=str(variable.attrs.get("dtype", "")).startswith("timedelta64"),
     )
     return decoded
 
