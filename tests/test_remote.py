@@ -314,7 +314,7 @@ def test_nobody_listens(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://bucket/a", {"aws_endpoint_url": "localhost"}, "aws_endpoint_url is 'localhost', which is no URL"),
         ("s3://bucket/a", {"key": "x"}, "such as endpoint, region, access_key_id"),
         ("az://container/a", {"account": "x"}, "such as account_name, account_key"),
-        ("s3:/bucket/a", None, "with one slash. Give s3://"),
+        ("s3:/bucket/a", None, r"with one slash\. Give s3://"),
         ("minio://bucket/a", None, "a URL that begins with s3://"),
         ("s3://bucket/a.h5::A", None, "reads Zarr alone"),
     ],
