@@ -172,7 +172,7 @@ def test_what_a_group_has_not_is_named(tmp_path: Path) -> None:
     assert "Z" not in g
     for options in ({"shuffle": True}, {"arrays": ["X"]}):
         with pytest.raises(TypeError, match=rf"Batches have no option '{next(iter(options))}'\. They have seed, order"):
-            g.batches(10, **options)  # type: ignore[misc]
+            g.batches(10, **options)
     with pytest.raises(OptionError, match=r"dtype is \{'Z': 'f4'\}, but the arrays are \['X', 'y'\]"):
         g.batches(10, dtype={"Z": "f4"})
 
