@@ -104,7 +104,7 @@ def _refusal(url: str, text: str, told: str) -> str:
     if _NO_CREDENTIALS.search(text) and (given := _CREDENTIALS.get(url[0].lower())):
         return (
             f"{url} is asked for with credentials, but the environment and storage_options have none, and this machine has no "
-            f"role that gives some ({told}). Give {given}; or skip_signature=True in storage_options, "
+            f"role that gives some ({told}). Give {given} in the environment of each process that reads; or skip_signature=True in storage_options, "
             "for what everybody may read."
         )
     if "Range request not supported" in text:

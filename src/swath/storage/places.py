@@ -47,7 +47,9 @@ def local_path(url: str | os.PathLike[str]) -> Path:
             "gs://, az:// or https:// (MinIO and others like it: s3://, and their endpoint in storage_options)."
         )
     if (slip := re.match("([a-z0-9]+):/(?!/)", str(url))) and slip[1] in _SCHEMES:
-        raise OptionError(f"The place is {str(url)!r}, with one slash. Give {slip[1]}://... as text: a Path loses a slash.")
+        raise OptionError(
+            f"The place is {str(url)!r}, with one slash. Give {slip[1]}://... as text: a Path loses a slash."
+        )
     path = Path(os.path.abspath(Path(url).expanduser()))
     # A rename would replace a link, and not the folder that it stands for.
     return path.resolve() if path.is_symlink() else path
