@@ -165,6 +165,18 @@ def test_an_error_loses_no_batch(a: swath.RowArray) -> None:
     assert_same(next(again), next(batches))
 
 
+def test_what_a_group_has_not_is_named(tmp_path: Path) -> None:
+    g = swath.ingest_group({"X": ROWS[:100], "y": np.arange(100)}, tmp_path / "g")
+    with pytest.raises(KeyError, match=r"There is no array 'Z' in .*g, but \['X', 'y'\]"):
+        g["Z"]
+    assert "Z" not in g
+    for options in ({"shuffle": True}, {"arrays": ["X"]}):
+        with pytest.raises(TypeError, match=rf"Batches have no option '{next(iter(options))}'\. They have seed, order"):
+            g.batches(10, **options)
+    with pytest.raises(OptionError, match=r"dtype is \{'Z': 'f4'\}, but the arrays are \['X', 'y'\]"):
+        g.batches(10, dtype={"Z": "f4"})
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -180,6 +192,8 @@ def test_an_error_loses_no_batch(a: swath.RowArray) -> None:
         ({"prefetch": np.array([0, 1])}, OptionError, "prefetch is array"),
         ({"order": "shuffled"}, OptionError, "order is 'shuffled'"),
         ({"order": Blocks}, OptionError, "order is <class"),
+        ({"dtype": "float99"}, OptionError, "which is none of numpy's"),
+        ({"drop_last": True, "batch_size": 10_000}, OptionError, "no full batch of 10,000: an epoch would be empty"),
         ({"epochs": 2**62}, OptionError, "Choose fewer"),
         ({"epochs": 2**63}, OptionError, "epochs is 9223372036854775808"),
         ({"stride": 10**30}, OptionError, "stride is"),

@@ -56,6 +56,7 @@ def test_a_page_runs(
         stands_for = {
             "s3://bucket": f"{server.url}/{prefix}",
             '{"region": "eu-central-1"}': repr(server.storage_options),
+            "http://127.0.0.1:9000": str(server.storage_options["endpoint"]),
             "https://example.org": f"{server.url}/{prefix}",
             "/tmp/swath": str(tmp_path / "cache"),
         }

@@ -20,6 +20,7 @@ import children
 import numpy as np
 import obstore
 import pytest
+import servers
 import zarr
 from fault_proxy import READ_FAULTS, Proxy
 from oracle import assert_same, expected
@@ -31,6 +32,7 @@ from swath.errors import (
     DamagedStoreError,
     IncompleteStoreError,
     OptionError,
+    SourceError,
     StoreAccessError,
     StoreBusyError,
     StoreChangedError,
@@ -39,6 +41,8 @@ from swath.errors import (
     StoreUnreachableError,
     SwathError,
 )
+from swath.storage.asking import asked
+from swath.storage.options import Options
 
 ROWS = np.random.default_rng(0).normal(size=(6000, 100))
 STARTS = np.random.default_rng(1).integers(0, 6000 - 8, 400)
@@ -307,7 +311,7 @@ def test_a_shard_that_is_replaced_is_not_spliced(server: Server) -> None:
 def test_nobody_listens(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swath.storage.asking._NOBODY_SECONDS", 1.0)
     options = {**moto.storage_options, "endpoint": "http://127.0.0.1:9"}
-    with pytest.raises(StoreUnreachableError, match="no sound answer"):
+    with pytest.raises(StoreUnreachableError, match=r"no sound answer.*nobody listens there"):
         swath.open("s3://bucket/a", storage_options=options)
 
 
@@ -320,12 +324,77 @@ def test_nobody_listens(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://bucket/../a", None, "names no place"),
         ("s3:///a", None, "names no place"),
         ("s3://bucket/a", "region=x", "is a str"),
+        ("s3://bucket/a", {"endpoint": "127.0.0.1:9000"}, "endpoint is '127.0.0.1:9000', which is no URL"),
+        ("s3://bucket/a", {"aws_endpoint_url": "localhost"}, "aws_endpoint_url is 'localhost', which is no URL"),
+        ("s3://bucket/a", {"key": "x"}, "such as endpoint, region, access_key_id"),
+        ("az://container/a", {"account": "x"}, "such as account_name, account_key"),
+        ("s3:/bucket/a", None, r"with one slash\. Give s3://"),
+        ("minio://bucket/a", None, "a URL that begins with s3://"),
+        ("s3://bucket/a.h5::A", None, "reads Zarr alone"),
     ],
 )
 def test_places_that_are_none(url: str, options: Any, what: str) -> None:
     with pytest.raises(OptionError, match=what) as told:
         swath.open(url, storage_options=options)
     assert "secret-in-url" not in str(told.value)
+
+
+def test_an_endpoint_of_the_environment_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(OptionError, match="AWS_ENDPOINT_URL is 'localhost:9000', which is no URL"):
+        swath.open("s3://bucket/a")
+
+
+def test_sources_are_local() -> None:
+    with pytest.raises(SourceError, match=r"s3://bucket/a\.npy is a URL") as told:
+        swath.ingest("s3://bucket/a.npy", "never.zarr")
+    assert "Copy the file here" in str(told.value)
+    with pytest.raises(SourceError, match="is a URL") as told:
+        swath.ingest(["https://user:secret-in-url@host/a.h5::A"], "never.zarr")
+    assert "secret-in-url" not in str(told.value)
+
+
+def test_plain_http_must_be_allowed(moto: Server) -> None:
+    options = {name: value for name, value in moto.storage_options.items() if name != "allow_http"}
+    with pytest.raises(StoreAccessError, match="Give allow_http=True"):
+        swath.open("s3://bucket/a", storage_options=options)
+
+
+def test_https_of_a_plain_server(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.storage.asking._NOBODY_SECONDS", 1.0)
+    options = moto.storage_options | {"endpoint": f"https://127.0.0.1:{moto.port}"}
+    with pytest.raises(StoreUnreachableError, match="a server that speaks plain HTTP"):
+        swath.open("s3://bucket/a", storage_options=options)
+
+
+def test_a_server_without_ranges(tmp_path: Path) -> None:
+    swath.ingest(ROWS, tmp_path / "www" / "a.zarr", **LAYOUT)
+    port = servers.free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "http.server",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        str(tmp_path / "www"),
+    ]
+    with servers.child(command, port, tmp_path / "log"):
+        a = swath.open(f"http://127.0.0.1:{port}/a.zarr")
+        with pytest.raises(StoreAccessError, match="Take one that knows Range requests"):
+            a.gather([0])
+
+
+@pytest.mark.parametrize(
+    ("url", "what"), [("s3://bucket/a", "AWS_ACCESS_KEY_ID"), ("gs://bucket/a", "GOOGLE_APPLICATION_CREDENTIALS")]
+)
+def test_no_credentials(url: str, what: str) -> None:
+    def ask() -> None:
+        raise obstore.exceptions.GenericError("Error performing PUT http://169.254.169.254/latest/api/token")
+
+    with pytest.raises(StoreAccessError, match=f"is asked for with credentials.*Give {what}"):
+        asked(url, ask, missing_tries=1, options=Options({}))
 
 
 def test_options_are_for_object_stores(tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ def test_one_array_of_a_group_has_names_of_axes(tmp_path: Path) -> None:
     assert_identical(swath.xarray.windows(a, STARTS).compute(), swath.xarray.gather(a, STARTS))
     with pytest.raises(OptionError, match="columns means nothing"):
         swath.xarray.gather(g, STARTS, columns=[0])
+    for label in (swath.xarray.gather, swath.xarray.windows):
+        with pytest.raises(OptionError, match="A str is no array of swath"):
+            label("weather.zarr", [0])  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="would mix up"):
         swath.xarray.windows(g, STARTS, order="storage")
     with pytest.raises(WindowOutOfBoundsError):

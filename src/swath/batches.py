@@ -409,8 +409,8 @@ def _by_name(name: str, option: Any, arrays: Mapping[str, Rows], is_group: bool)
     if not isinstance(option, Mapping):
         return dict.fromkeys(arrays, option)
     if not is_group or not option.keys() <= arrays.keys():
-        known = f"arrays {sorted(arrays)}" if is_group else "one array, without a name"
-        raise OptionError(f"{name} is {dict(option)!r}, but there is {known}. Give it by names that there are.")
+        known = f"the arrays are {sorted(arrays)}" if is_group else "this is one array, without a name"
+        raise OptionError(f"{name} is {dict(option)!r}, but {known}. Give it by names that there are.")
     return {each: option.get(each) for each in arrays}
 
 
@@ -426,7 +426,9 @@ def _check_dtype(wanted: DTypeLike | None, stored: np.dtype[Any]) -> np.dtype[An
     try:
         dtype = np.dtype(wanted)
     except TypeError as error:
-        raise OptionError(f"dtype is {wanted!r}, which is none ({error}). Give one such as 'float32'.") from None
+        raise OptionError(
+            f"dtype is {wanted!r}, which is none of numpy's ({error}). Give one such as 'float32'."
+        ) from None
     rounds = (dtype.kind == "f" and stored.kind in "biuf") or (dtype.kind == "c" and stored.kind in "biufc")
     if dtype.hasobject or not dtype.itemsize or not (rounds or np.can_cast(stored, dtype, "safe")):
         raise OptionError(

@@ -49,7 +49,12 @@ class RowGroup(Mapping[str, RowArray]):
         return self._home.url
 
     def __getitem__(self, name: str) -> RowArray:
-        return self._arrays[name]
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise KeyError(
+                f"There is no array {name!r} in {self.url}, but {sorted(self)}. Give one of these."
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -147,6 +152,10 @@ class RowGroup(Mapping[str, RowArray]):
         >>> batch["X"].dtype, batch["y"].shape
         (dtype('float32'), (32, 4))
         """
+        if unknown := options.keys() - BatchOptions.__annotations__.keys():
+            raise TypeError(
+                f"Batches have no option {', '.join(map(repr, sorted(unknown)))}. They have {', '.join(BatchOptions.__annotations__)}."
+            )
         rows = {name: rows_of(array) for name, array in self._arrays.items()}
         return batches_of(rows, self.segments, batch_size, is_group=True, **options)
 

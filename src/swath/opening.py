@@ -52,6 +52,11 @@ def open_rows(
         raise OptionError(
             f"{folder.url} is no raw binary file, so it has a dtype and a shape of its own. Leave out dtype and row_shape."
         )
+    if separator and not isinstance(folder, LocalFolder):
+        raise OptionError(
+            f"{folder.url}::{dataset} names a dataset of a file, but elsewhere than on this machine swath reads Zarr alone. "
+            "Copy the file here, or ingest it into a store there."
+        )
     if separator:
         raise OptionError(f"{folder.url} is a folder, so it has no dataset {dataset!r}. Leave out '::{dataset}'.")
     return _open_zarr(folder, window)

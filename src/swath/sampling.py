@@ -438,6 +438,12 @@ def sampler_of(
     order.check(population)
     n = order.draws(population.size)
     batches = n // batch_size // world_size * world_size if drop_last else -(-n // batch_size)
+    if drop_last and n and not batches:
+        ranks = f", one for each of {world_size:,} ranks" if world_size > 1 else ""
+        raise OptionError(
+            f"drop_last is set, but {n:,} windows make no full batch of {batch_size:,}{ranks}: an epoch would be empty. "
+            "Choose a smaller batch_size, or leave out drop_last."
+        )
     if batches * epochs >= 2**63:
         raise OptionError(f"{epochs:,} epochs are {batches * epochs:,} batches. Choose fewer.")
     return Sampler(population, order, batch_size, seed or 0, epoch, batches, range(rank, batches * epochs, world_size))

@@ -81,7 +81,7 @@ def test_integers_that_jax_would_cut_are_refused(tmp_path: Path, value: int) -> 
 @pytest.mark.parametrize("dtype", ["S3", "U2", "M8[s]", "g", "i4,f4"])
 def test_a_dtype_that_jax_lacks_is_refused_at_the_door(tmp_path: Path, dtype: str) -> None:
     a = swath.ingest(np.zeros(100, dtype), tmp_path / "a")
-    with pytest.raises(OptionError, match=r"which JAX does not have.*dtype="):
+    with pytest.raises(OptionError, match=r"which JAX does not have.*" + ("dtype=" if dtype == "g" else "numbers")):
         Batches(a, 10)
 
 

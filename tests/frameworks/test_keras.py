@@ -114,6 +114,7 @@ def test_an_array_alone_needs_a_transform(g: swath.RowGroup) -> None:
         ({"targets": "label"}, OptionError, "no array 'label'"),
         ({"batch_size": 0}, OptionError, "batch_size is 0"),
         ({"epoch": -1}, OptionError, "epoch is -1"),
+        ({"epochs": 3}, OptionError, "Give epochs= to fit"),
         ({"window": 501}, WindowError, "window is 501"),
     ],
 )

@@ -321,6 +321,12 @@ def test_pinned_batches(a: swath.RowArray) -> None:
     assert [len(batch) for batch in windows] == [100] * 9 + [81]
 
 
+def test_windows_one_by_one(a: swath.RowArray) -> None:
+    """By ``batch_size=None`` a sample is no list of samples."""
+    loader = DataLoader(Windows(a, window=8), batch_size=None, collate_fn=collate)
+    assert_same(next(iter(loader)).numpy(), a.gather([0], window=8)[0])
+
+
 # What is refused.
 
 
@@ -328,7 +334,9 @@ def test_pinned_batches(a: swath.RowArray) -> None:
 def test_a_dtype_that_torch_lacks_is_refused_at_the_door(tmp_path: Path, dtype: str) -> None:
     a = swath.ingest(np.zeros(100, dtype), tmp_path / "a")
     for make in (lambda: Windows(a), lambda: Batches(a, 10)):
-        with pytest.raises(OptionError, match=r"which PyTorch does not have.*dtype="):
+        with pytest.raises(
+            OptionError, match=r"which PyTorch does not have.*" + ("dtype=" if dtype == "g" else "numbers")
+        ):
             make()
     g = swath.ingest_group({"X": ROWS[:100], "y": np.zeros(100, dtype)}, tmp_path / "g")
     with pytest.raises(OptionError, match="g/y has dtype"):

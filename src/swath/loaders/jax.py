@@ -60,7 +60,9 @@ class Batches(Iterator[Any]):
         arrays = arrays_of(rows)
         if options.keys().isdisjoint(("dtype", "transform")):
             for array in arrays.values():
-                _check_dtype(array.dtype, f"{array.url} has", "Choose another by dtype=")
+                numbers = array.dtype.kind in "biufc"
+                advice = "Choose another by dtype=" if numbers else "Make numbers of it in transform="
+                _check_dtype(array.dtype, f"{array.url} has", advice)
         self._batches = rows.batches(batch_size, **options)
         self._device = device
 

@@ -88,6 +88,10 @@ class Batches(keras.utils.PyDataset):
             raise OptionError(
                 f"There is no array {', '.join(map(repr, sorted(missing)))} in {rows!r}. Give inputs= and targets=, or a transform=."
             )
+        if "epochs" in options:
+            raise OptionError(
+                f"epochs is {options['epochs']!r}, but Keras asks for one epoch after another. Give epochs= to fit."
+            )
         self._make = partial(rows.batches, batch_size, epochs=1, **options)
         self.set_epoch(epoch)
 

@@ -86,7 +86,7 @@ class Numbered:
     def _checked(self, numbers: Sequence[int]) -> NDArray[np.int64]:
         given = as_array(numbers)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise OptionError(f"Windows are asked for by {numbers!r:.100}. Give whole numbers.")
+            raise OptionError(f"Windows are asked for by {numbers!r:.100}. Give whole numbers, in a list.")
         outside = given[(given < 0) | (given >= len(self))]
         if outside.size:
             raise WindowOutOfBoundsError(

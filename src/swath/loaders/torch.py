@@ -76,7 +76,7 @@ class Windows(Dataset):
         self._windows = numbered(
             rows, starts=starts, window=window, columns=columns, memory_limit=memory_limit, **options
         )
-        _check_dtypes(self._windows.arrays, "Ingest it with dtype=")
+        _check_dtypes(self._windows.arrays, "Ingest it with dtype=", "Ingest numbers for it")
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -101,9 +101,14 @@ class _Views(list[Any]):
         self.batch = batch
 
 
-def collate(samples: list[Any]) -> Any:
-    """A batch of samples: that which they are views of, without a copy, or what PyTorch makes of them."""
-    return samples.batch if isinstance(samples, _Views) else default_collate(samples)
+def collate(samples: Any) -> Any:
+    """A batch of samples: that which they are views of, without a copy, or what PyTorch makes of them.
+
+    What is no list is one sample, of a ``DataLoader`` with ``batch_size=None``, and stays as it is.
+    """
+    if isinstance(samples, _Views):
+        return samples.batch
+    return default_collate(samples) if isinstance(samples, list) else samples
 
 
 class Batches(IterableDataset):
@@ -164,7 +169,7 @@ class Batches(IterableDataset):
         self._make = partial(rows.batches, batch_size, **options)
         self._length = len(self._make(rank=self._rank, world_size=self._world_size, epoch=epoch))
         if options.keys().isdisjoint(("dtype", "transform")):
-            _check_dtypes(arrays, "Choose another by dtype=")
+            _check_dtypes(arrays, "Choose another by dtype=", "Make numbers of it in transform=")
         # Workers that live on from epoch to epoch see it change.
         self._epoch = torch.tensor(epoch).share_memory_()
 
@@ -220,11 +225,13 @@ def _place() -> tuple[int, int]:
     return 0, 1
 
 
-def _check_dtypes(arrays: Mapping[str, RowArray], advice: str) -> None:
+def _check_dtypes(arrays: Mapping[str, RowArray], of_numbers: str, of_others: str) -> None:
+    """Refuse what no tensor holds, with advice for numbers, and for texts, times and records."""
     for array in arrays.values():
         try:
             torch.from_numpy(np.empty(0, array.dtype))
         except (TypeError, ValueError):
+            advice = of_numbers if array.dtype.kind in "biufc" else of_others
             raise OptionError(f"{array.url} has dtype {array.dtype}, which PyTorch does not have. {advice}.") from None
 
 

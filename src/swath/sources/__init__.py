@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -152,6 +153,8 @@ def expand_pattern(name: str) -> list[str]:
     ------
     SourceNotFoundError
         No path fits.
+    SourceError
+        It is a URL.
 
     Examples
     --------
@@ -163,6 +166,12 @@ def expand_pattern(name: str) -> list[str]:
     """
     head, *inner = name.rsplit("::", 1)
     path = str(Path(head).expanduser())
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*://", name) and not os.path.lexists(path):
+        shown = re.sub("//[^/]*@|[?].*", "//...", name)  # no credentials
+        raise SourceError(
+            f"{shown} is a URL, but files are read from this machine alone. Copy the file here, or give what opens it there, "
+            "such as a zarr.Array or a dask array."
+        )
     if not glob.has_magic(path) or os.path.lexists(path):
         return [name]
     found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - a Path takes no pattern from the root

@@ -143,7 +143,8 @@ def open_xarray(array: Any, cache_bytes: int) -> Source:
     """
     if not is_array_like(array):
         raise SourceError(
-            f"A {type(array).__name__} of xarray is no array. Give one of its variables, as dataset['name']."
+            f"A {type(array).__name__} of xarray is no array. Give one of its variables, as dataset['name'], or keep all of them "
+            "together by dataset.swath.ingest, after `import swath.xarray`."
         )
     if names := [str(name) for name in getattr(array, "coords", ())]:
         warnings.warn(

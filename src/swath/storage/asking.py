@@ -28,11 +28,26 @@ _MOST_PAUSE_SECONDS = 5.0
 
 # Where nobody listens, or no such name is known, waiting helps less.
 _NOBODY_SECONDS = 15.0
-_NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error")
+_NOBODY = re.compile("(?i)dns error|connection refused|tcp connect error|InvalidContentType|invalid peer certificate")
+
+# The first line of an error says that the request was not sent, and a later one why.
+_WHY = {
+    "Connection refused": "nobody listens there",
+    "dns error": "no such host is known",
+    "InvalidContentType": "https:// was asked of a server that speaks plain HTTP",
+    "invalid peer certificate": "its certificate is not trusted",
+}
 
 # A proxy may refuse once what it lets pass the next time. Where no credentials are found, those of a virtual machine are asked for.
 _REFUSED_TRIES = 2
 _NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal")
+
+# What gives some, by the first letter of a URL.
+_CREDENTIALS = {
+    "s": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (those of a profile: aws configure export-credentials --format env)",
+    "g": "GOOGLE_APPLICATION_CREDENTIALS, the path of a key",
+    "a": "AZURE_STORAGE_ACCOUNT_KEY",
+}
 
 # What a server says once may be a fault on the way; one that says it so often cannot do what is asked of it. A redirect tells of a
 # bucket in another region.
@@ -72,10 +87,7 @@ def asked[T](url: str, ask: Callable[[], T], *, missing_tries: int, options: Opt
             if tries >= (
                 _REFUSED_TRIES if _is_refused(error, text) else _UNABLE_TRIES if _UNABLE.search(text) else math.inf
             ):
-                raise StoreAccessError(
-                    f"{url} is refused ({told}). Check credentials, region and endpoint (http:// wants "
-                    "allow_http), in the environment or in storage_options."
-                ) from None
+                raise StoreAccessError(_refusal(url, text, told)) from None
             most = _NOBODY_SECONDS if _NOBODY.search(text) else DEADLINE_SECONDS
             if time.monotonic() + pause > begun + most:
                 raise StoreUnreachableError(
@@ -87,11 +99,35 @@ def asked[T](url: str, ask: Callable[[], T], *, missing_tries: int, options: Opt
         pause = min(2 * pause, _MOST_PAUSE_SECONDS)
 
 
+def _refusal(url: str, text: str, told: str) -> str:
+    """What a user is told of a request that would fail again, and what to do."""
+    if _NO_CREDENTIALS.search(text) and (given := _CREDENTIALS.get(url[0].lower())):
+        return (
+            f"{url} is asked for with credentials, but the environment and storage_options have none, and this machine has no "
+            f"role that gives some ({told}). Give {given} in the environment of each process that reads; or skip_signature=True in storage_options, "
+            "for what everybody may read."
+        )
+    if "Range request not supported" in text:
+        return (
+            f"The server gives {url} as a whole, and not the bytes that are asked for ({told}). Take one that knows Range "
+            "requests, as nginx and Caddy do and Python's http.server does not, or copy the store to a disk."
+        )
+    if "BadScheme" in text:
+        return (
+            f"{url} is asked of an endpoint that begins with http://, which is not encrypted and so must be allowed "
+            f"({told}). Give allow_http=True in storage_options, or AWS_ALLOW_HTTP=true in the environment."
+        )
+    return (
+        f"{url} is refused ({told}). Check credentials, region and endpoint, in the environment or in storage_options."
+    )
+
+
 def told_of(error: BaseException, options: Options) -> str:
     """The first line of an error, and what a status says, without secrets."""
     text = str(error)
     status, first = status_of(text), text.partition("\n")[0][:300]
-    return options.redacted(first if status in first else f"{first}, HTTP {status}")
+    why = "".join(f": {words}" for sign, words in _WHY.items() if sign in text)
+    return options.redacted((first if status in first else f"{first}, HTTP {status}") + why)
 
 
 def _is_refused(error: BaseException, text: str) -> bool:

@@ -98,6 +98,7 @@ class Connection:
             Options that the store does not know.
         """
         connection = cls(root, Options(dict(options or {})))
+        connection.options.check_endpoint(root)
         connection._store()
         return connection
 
@@ -350,7 +351,7 @@ class Connection:
                 raise
             raise OptionError(
                 f"No store can be made of {self.root} with the options {sorted(self.options.given)} ({told_of(error, self.options)}). "
-                "Give those of obstore for this kind of store."
+                f"Give those of obstore for this kind of store, such as {self.options.usual(self.root)}."
             ) from None
 
 

@@ -32,9 +32,24 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     OptionError
         It is no path.
     """
-    if not isinstance(url, (str, os.PathLike)) or "://" in str(url) or "\0" in str(url) or not str(url):
+    if not isinstance(url, (str, os.PathLike)):
+        raise OptionError(
+            f"The place is a {type(url).__name__}, which is no local path. Give one, or a URL of an object store."
+        )
+    if "://" in str(url) or "\0" in str(url) or not str(url):
         place = re.sub("//[^/]*@|[?].*", "//...", str(url))  # no credentials
-        raise OptionError(f"The place of a store is {place!r}, which is no local path. Give the path of a folder.")
+        if is_remote(url):
+            raise OptionError(
+                f"The place is {place!r}, which is no local path, and only stores lie elsewhere. Give one."
+            )
+        raise OptionError(
+            f"The place is {place!r}, which is no local path. Give one; a store may also lie at a URL that begins with s3://, "
+            "gs://, az:// or https:// (MinIO and others like it: s3://, and their endpoint in storage_options)."
+        )
+    if (slip := re.match("([a-z0-9]+):/(?!/)", str(url))) and slip[1] in _SCHEMES:
+        raise OptionError(
+            f"The place is {str(url)!r}, with one slash. Give {slip[1]}://... as text: a Path loses a slash."
+        )
     path = Path(os.path.abspath(Path(url).expanduser()))
     # A rename would replace a link, and not the folder that it stands for.
     return path.resolve() if path.is_symlink() else path
