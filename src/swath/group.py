@@ -144,6 +144,13 @@ class RowGroup(Mapping[str, RowArray]):
         A window lies in one segment of each of the arrays, unless told otherwise. ``columns`` and ``dtype`` may be dicts with one for
         some of the arrays. ``transform`` is given the dict.
 
+        Raises
+        ------
+        TypeError
+            ``options`` has what is no option.
+        OptionError, ColumnsError, WindowOutOfBoundsError, MemoryLimitError
+            As `RowArray.batches`.
+
         Examples
         --------
         >>> import swath, numpy as np
