@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import weakref
@@ -25,6 +23,7 @@ from typing import Any
 
 from swath.errors import SourceError
 from swath.sources import hdf5_library
+from swath.sources.children import end_child, how_it_ended, start_child
 
 # Of the processor. A file of this size at most is a small one.
 _SECONDS = 3
@@ -34,8 +33,6 @@ _MOST_ANSWER = 2**26
 
 # Packages that give HDF5 filters where they are imported.
 _PLUGINS = ("hdf5plugin",)
-
-_PROGRAM = "import runpy, sys; sys.path[:] = {path}; runpy.run_path({file}, run_name='__main__')"
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -106,7 +103,7 @@ class LibraryProcess:
             _end(self._running, os.getpid())
             if status != 0:  # else nobody had asked for a while
                 raise SourceError(
-                    f"{where} cannot be read: HDF5's library {_how(status)} on it, in a process of its own. "
+                    f"{where} cannot be read: HDF5's library {how_it_ended(status)} on it, in a process of its own. "
                     "The file is damaged, or made to harm. Restore it."
                 )
 
@@ -129,43 +126,17 @@ def _size(path: Path) -> int:
 
 
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
-    ours, theirs = socket.socketpair()
     try:
-        # JSON of paths is also Python.
-        program = _PROGRAM.format(
-            path=json.dumps([folder for folder in sys.path if isinstance(folder, str)]),
-            file=json.dumps(hdf5_library.__file__),
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else it reserves memory for each core
-            process_group=0,  # Ctrl-C is for this process, which ends its children
-        )
+        process, ours = start_child(hdf5_library.__file__)
     except OSError as error:
-        ours.close()
         raise SourceError(
             f"No process could be started to open HDF5 in ({error}). Free memory or processes, or open the dataset with h5py and give that."
         ) from error
-    finally:
-        theirs.close()
     return process, Connection(ours.detach())
-
-
-def _how(status: int) -> str:
-    if status == -signal.SIGXCPU:
-        return "did not come to an end"
-    return f"was ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"ended ({status})"
 
 
 def _end(running: list[tuple[subprocess.Popen[bytes], Connection]], owner: int) -> None:
     if os.getpid() != owner:  # a fork, to which it does not belong
         return
     while running:
-        process, connection = running.pop()
-        connection.close()
-        process.kill()  # it has nothing to lose
-        process.wait()
+        end_child(*running.pop())
