@@ -24,7 +24,7 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,9 @@ _IDLE_SECONDS = 60.0
 
 _MOST_TEXT = 2000
 
+
+# That are sent in one go.
+_PIECE_BYTES = 2**20
 
 # Of a file, for which a second of the processor more is given.
 _SECOND_BYTES = 2**24
@@ -70,10 +73,10 @@ class _Server:
         Image.MAX_IMAGE_PIXELS = request["limit"]
         ImageFile.LOAD_TRUNCATED_IMAGES = request["truncated"]
         for path in request["paths"]:
-            row = b""
+            row: Iterable[bytes] = ()
             try:
                 with self._opened(path, request) as file:
-                    reply, row = _row(file, request) if "row" in request else (_header(file, request), b"")
+                    reply, row = _row(file, request) if "row" in request else (_header(file, request), ())
             except _Refused as error:
                 reply = error.answer
             except (FileNotFoundError, NotADirectoryError):
@@ -87,8 +90,8 @@ class _Server:
             self._socket.sendall(json.dumps(reply).encode() + b"\n")
             if "mode" not in reply:
                 return
-            if row:
-                self._socket.sendall(row)
+            for piece in row:
+                self._socket.sendall(piece)
 
     def _opened(self, path: str, request: dict[str, Any]) -> io.FileIO:
         """A file, and limits for what it makes of itself; it is opened without waiting, which is for fifos."""
@@ -116,7 +119,7 @@ def _header(file: io.FileIO, request: dict[str, Any]) -> dict[str, Any]:
         return {"size": image.size, "mode": image.mode, "bytes": os.fstat(file.fileno()).st_size}
 
 
-def _row(file: io.FileIO, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _row(file: io.FileIO, request: dict[str, Any]) -> tuple[dict[str, Any], Iterator[bytes]]:
     """The pixels of an image, as the row has them."""
     wanted = request["row"]
     # Of a file that has grown no more than would have been enough, to say of it what it is.
@@ -134,7 +137,18 @@ def _row(file: io.FileIO, request: dict[str, Any]) -> tuple[dict[str, Any], byte
             image = _converted(image, wanted["mode"])
         if image.size != size:
             image = image.resize(size, Image.Resampling.BILINEAR)
-        return answer, image.tobytes()
+        return answer, _pieces(image)
+
+
+def _pieces(image: Image.Image) -> Iterator[bytes]:
+    """The pixels, some lines at a time: of all of them Pillow would make two copies."""
+    width, height = image.size
+    lines = max(1, _PIECE_BYTES // (width * len(image.getbands())))
+    if lines >= height:
+        yield image.tobytes()
+        return
+    for top in range(0, height, lines):
+        yield image.crop((0, top, width, min(top + lines, height))).tobytes()
 
 
 def _open_image(file: IO[bytes], request: dict[str, Any]) -> ImageFile.ImageFile:
