@@ -149,7 +149,7 @@ def test_a_file_that_is_cut_after_it_was_opened_in_place_is_an_error(tmp_path: P
     os.truncate(tmp_path / name, (tmp_path / name).stat().st_size // 2)
     for verify in ("always", "never"):
         with pytest.raises(SwathError, match=name):
-            a.gather(starts, window=2, verify=verify)  # type: ignore[arg-type]
+            a.gather(starts, window=2, verify=verify)
 
 
 def test_a_picture_that_is_cut_while_the_others_are_read_is_an_error(tmp_path: Path) -> None:
