@@ -713,6 +713,26 @@ def test_strangers_harm_nobody(a: swath.RowArray) -> None:
         assert gone >= 36
 
 
+def test_thousands_of_connections_harm_nobody(a: swath.RowArray) -> None:
+    """Those that say nothing, go at once, or stop in the middle; a consumer goes on meanwhile, and another is let in after."""
+    with swath.serve_batches(a.batches(10, seed=None), consumers=2, slots=2) as server, contextlib.ExitStack() as stack:
+        consumer = swath.consume(server.handle)
+        opened = len(list(Path("/proc/self/fd").iterdir()))
+        for k in range(3000):
+            with _raw(server.handle) as connection:
+                if k % 3:
+                    connection.send(b'{"consumer": ' if k % 3 == 1 else b"\0" * 60_000)
+            if k % 100 == 0:
+                assert next(consumer)[0, 0, 0] == 60 * (k // 100)  # the others are those of the other consumer
+        for _ in range(300):
+            stack.enter_context(_raw(server.handle))
+        assert len(list(swath.consume(server.handle, consumer=1))) == 50
+        assert sum(1 for _ in consumer) == 20
+        assert server.join(5)
+        # Of those that are held here, the server has kept some.
+        assert len(list(Path("/proc/self/fd").iterdir())) < opened + 2 * 300
+
+
 _OTHER_USER = """
 import os, socket, sys
 os.setgid(65534), os.setuid(65534)

@@ -83,26 +83,34 @@ class Stream:
     """Whether one stream may follow another, as gzip and bz2 have it."""
 
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
-        """Decompress; a checksum at the end of the stream is looked at."""
-        decoded, at = bytearray(), 0
+        """Decompress, a piece at a time, to where it shall be: what is held beside is small, whatever the stream makes of itself.
+
+        A checksum at the end of the stream is looked at.
+        """
+        place = memoryview(np.empty(most_bytes, np.uint8)) if out is None else out
+        n = at = 0
         while at < len(encoded):
-            decompress = self.make()
-            # A little first: what stands behind a stream is copied, which for many small ones would be without end.
-            for stop in (min(at + _FIRST_BYTES, len(encoded)), len(encoded)):
-                if not decompress.eof and at < stop:
-                    fed = getattr(decompress, "unconsumed_tail", b"") + encoded[at:stop]
-                    decoded += decompress.decompress(fed, max(1, most_bytes - len(decoded)))
-                    at = stop
-            if not decompress.eof:  # what stands after the last byte: a checksum, a mark
-                decoded += decompress.decompress(getattr(decompress, "unconsumed_tail", b""), 1)
-            if not decompress.eof or len(decoded) > most_bytes:
-                raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
+            decompress, size = self.make(), _FIRST_BYTES
+            while not decompress.eof:
+                # What zlib has not taken it gives back; the others keep it, and say so.
+                fed = getattr(decompress, "unconsumed_tail", b"")
+                if not fed and getattr(decompress, "needs_input", True):
+                    fed = encoded[at : at + size]
+                    at, size = at + len(fed), _PIECE_BYTES
+                piece = decompress.decompress(fed, min(len(place) - n, _PIECE_BYTES) or 1)
+                if n + len(piece) > len(place) or not (fed or piece or decompress.eof):
+                    raise DecodeError(f"ends early, or holds more than {most_bytes} bytes")
+                place[n : n + len(piece)] = piece
+                n += len(piece)
             at = at - len(decompress.unused_data) if self.members else len(encoded)
-        return memoryview(decoded)
+        return place if n == len(place) else place[:n]
 
 
 # Of a stream that others may follow: copies of what follows stay small beside decoding.
 _FIRST_BYTES = 2**14
+
+# That are taken, and made, in one call.
+_PIECE_BYTES = 2**18
 
 _ZLIB = Stream(partial(zlib.decompressobj, 15))
 _GZIP = Stream(partial(zlib.decompressobj, 31), members=True)
@@ -268,10 +276,10 @@ class Decoder:
                 encoded, begin, end = blosc_part(encoded, first * self.row_bytes, stop * self.row_bytes, self.n_bytes)
                 out = out[begin:end]
             decoded = encoded if last is None else last.decode(encoded, end - begin, out)
-        except MemoryError:
+        except (MemoryError, DecodeError):
             raise
         except Exception as error:  # whatever a codec raises: its own errors, IndexError, zlib.error, ...
-            raise error if isinstance(error, DecodeError) else DecodeError(f"cannot be decoded ({error})") from error
+            raise DecodeError(f"cannot be decoded ({error})") from error
         if len(decoded) != end - begin:
             raise DecodeError(f"decodes to {len(decoded)} bytes, not {end - begin}")
         if self.axes is not None:

@@ -69,10 +69,16 @@ class Lander:
         shard = int(plan.first_chunk[first]) // self._layout.shard_chunks
         with self._rows.reader(shard, self._access, self._scratch) as reader:
             for read in self._reads(first, stop):
-                try:
-                    self._land_read(reader, *read)
-                except DamagedStoreError:
+                if not self._lands(reader, *read):
                     self._land_each(reader, *read)
+
+    def _lands(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> bool:
+        """Land a read, or say that something in it is damaged. Its error would keep all that was decoded, and so is not kept."""
+        try:
+            self._land_read(reader, first, stop, lo, hi)
+        except DamagedStoreError:
+            return False
+        return True
 
     def _land_read(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
         if isinstance(reader, RawReader):

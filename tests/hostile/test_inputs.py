@@ -101,10 +101,11 @@ def inflating(folder: str, how: str) -> Callable[[], object]:
     return lambda: swath.ingest(f"{path}::x", f"{folder}/a.zarr", overwrite=True, progress=False)
 
 
-@pytest.mark.parametrize("kind", ["gzip", "records"])
-def test_a_chunk_of_hdf5_that_inflates_to_a_gigabyte_is_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["gzip", "records", "lzf"])
+def test_a_chunk_of_hdf5_that_inflates_to_a_gigabyte_takes_little_memory(tmp_path: Path, kind: str) -> None:
+    """Of lzf, which inflates to a megabyte at most, HDF5 takes as much as a chunk has, and so does h5py."""
     (result,) = run("hostile.test_inputs:inflating", [[str(tmp_path), kind]])
-    assert result.outcome == "typed error"
+    assert result.outcome == ("ok" if kind == "lzf" else "typed error")
     assert result.is_good, result
 
 

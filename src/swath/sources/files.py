@@ -18,8 +18,9 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from swath.errors import OptionError, SourceError, SourceNotFoundError
+from swath.errors import DamagedStoreError, OptionError, SourceError, SourceNotFoundError, SwathError
 from swath.sources import Source, check_rows, facts_now, file_facts, parse_dtype
+from swath.storage.regular import open_regular
 
 _NPY = b"\x93NUMPY"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -142,12 +143,28 @@ def sniff(path: Path) -> tuple[bytes, bool]:
     SourceNotFoundError, SourceError
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             return file.read(8), _is_hdf5(file)
+    except SwathError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFoundError(f"There is no file {path}. Check the path.") from None
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read ({error}). Check its name and its permissions.") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file, and nothing else that could be read: a fifo would keep its reader waiting, and a device has no end.
+
+    Raises
+    ------
+    SourceError
+    OSError
+    """
+    try:
+        return os.fdopen(open_regular(str(path))[0], "rb")
+    except DamagedStoreError:
+        raise SourceError(f"{path} is a folder, a fifo, a socket or a device, and no file. Give a file.") from None
 
 
 def _is_hdf5(file: BinaryIO) -> bool:
@@ -169,7 +186,9 @@ def is_text(path: Path, dtype: DTypeLike | None, row_shape: Sequence[int] | None
     with text. Otherwise ``dtype`` says that it is raw binary; without it, it is a table if it begins with text.
     """
     begin = b""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    if path.is_dir():
+        return False
+    with contextlib.suppress(OSError), _opened(path) as file:
         begin = file.read(_SNIFFED)
         if begin[: len(_NPY)] == _NPY or _is_hdf5(file):
             return False

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import weakref
@@ -26,6 +25,7 @@ from typing import Any
 
 from swath.errors import SourceError
 from swath.sources import hdf5_library
+from swath.sources.children import end_child, how_it_ended, start_child, status_of, why_it_ended
 
 # Of the processor. A file of this size at most is a small one.
 _SECONDS = 3
@@ -33,8 +33,6 @@ _SMALL_BYTES = 2**26
 
 # Packages that give HDF5 filters where they are imported.
 _PLUGINS = ("hdf5plugin",)
-
-_PROGRAM = "import runpy, sys; sys.path[:] = {path}; runpy.run_path({file}, run_name='__main__')"
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -99,17 +97,16 @@ class LibraryProcess:
                         raise EOFError
                 return answer
             except (EOFError, OSError, ValueError, BufferTooShort):
-                status = _status(process)
+                status = status_of(process)
             except BaseException:  # it was interrupted, and what comes next would be another's answer
                 _end(self._running, os.getpid())
                 raise
             _end(self._running, os.getpid())
             # Else nobody had asked for a while. A machine without memory kills, and perhaps not for this request.
             if status != 0 and not (was_there and status == -signal.SIGKILL):
-                no_memory = "Free memory, if there was none left. Else the" if status == -signal.SIGKILL else "The"
                 raise SourceError(
-                    f"{where} cannot be read: HDF5's library {_how(status)} on it, in a process of its own. "
-                    f"{no_memory} file is damaged, or made to harm: restore it."
+                    f"{where} cannot be read: HDF5's library {how_it_ended(status)} on it, in a process of its own. "
+                    f"{why_it_ended(status)} Restore it."
                 )
 
 
@@ -131,54 +128,17 @@ def _size(path: Path) -> int:
 
 
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
-    ours, theirs = socket.socketpair()
     try:
-        # JSON of paths is also Python. An interactive Python has the empty one, which is the folder where it works by now: whose files
-        # may have the names of modules that this process has imported long ago.
-        program = _PROGRAM.format(
-            path=json.dumps([folder for folder in sys.path if isinstance(folder, str) and Path(folder).is_absolute()]),
-            file=json.dumps(hdf5_library.__file__),
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else it reserves memory for each core
-            process_group=0,  # Ctrl-C is for this process, which ends its children
-        )
+        process, ours = start_child(hdf5_library.__file__)
     except OSError as error:
-        ours.close()
         raise SourceError(
             f"No process could be started to open HDF5 in ({error}). Free memory or processes, or open the dataset with h5py and give that."
         ) from error
-    finally:
-        theirs.close()
     return process, Connection(ours.detach())
-
-
-def _status(process: subprocess.Popen[bytes]) -> int | None:
-    """How it has ended; None where it has not, and so sends what nobody asked for."""
-    try:
-        return process.wait(1)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "sent what nobody asked for"
-    if status == -signal.SIGXCPU:
-        return "did not come to an end"
-    return f"was ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"ended ({status})"
 
 
 def _end(running: list[tuple[subprocess.Popen[bytes], Connection]], owner: int) -> None:
     if os.getpid() != owner:  # a fork, to which it does not belong
         return
     while running:
-        process, connection = running.pop()
-        connection.close()
-        process.kill()  # it has nothing to lose
-        process.wait()
+        end_child(*running.pop())

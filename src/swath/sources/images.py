@@ -1,58 +1,48 @@
 """Image files, in a folder or a list: each is a row.
 
 1. List the files, in order, with the classes that folders or labels name (`image_files`).
-2. Read all headers, in threads (`_survey`). What has another size, is too large, or would lose values is refused before anything
-   is decoded.
-3. Decode an image when its row is read, in the thread that asks: Pillow lets other threads run meanwhile.
+2. Read all headers (`_survey`). What has another size, is too large, or would lose values is refused before anything is decoded.
+3. Decode images when their rows are read.
 
-A file is read as a whole and decoded from memory. Pillow and libtiff map some files where they can, and a mapped file
-that is cut meanwhile ends the process.
+Headers and images are read in processes of their own (`image_process`), which a file may end.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import math
 import numbers
 import operator
 import os
-import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from swath.errors import OptionError, SourceError, SourceNotFoundError, SwathError
+from swath.errors import OptionError, SourceError, SourceNotFoundError
 from swath.sources import Source, most_readers, parse_dtype
 from swath.sources.image_files import FORMATS, ImageFiles, in_folder, in_list, stat_file
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFile import ImageFile
+from swath.sources.image_process import image_processes
 
 Mode = Literal["L", "RGB", "RGBA"]
 
-# Modes with more than 8 bits a sample: Pillow clips them at 255. Of colours with 16 bits ("RGB;16B") it keeps the high byte.
-_DEEP_MODES = re.compile(r"I|F|I;.*")
-_DEEP_SAMPLES = re.compile(r"\b(LA|RGB\w*|CMYK);16")
-_BITS_PER_SAMPLE = 258
+# What a process takes of its own, as private pages: the interpreter, and Pillow.
+_CHILD_BYTES = 24 * 2**20
 
 # Decoding costs 4 bytes a pixel (baseline JPEG, PNG) to 19 (JPEG 2000: 32 bits a channel), and conversions 8 at other times.
 _DECODE_BYTES = 24
 # The resized image, its copy with alpha undone, and the bytes that numpy takes from it, in pieces and joined.
 _RESIZE_BYTES = 16
 
-# Headers are read in blocks of files: a future for each would cost as much again. Threads pay where a disk is waited for, and cost
-# where files are cached, since headers are read under the interpreter's lock: few of them.
+# Of the processor, for one file; and pixels for which there is a second more: the slowest codecs do ten times as many.
+_SECONDS = 4
+_SECOND_PIXELS = 2**20
+
+# Headers are asked for in blocks of files.
 _BLOCK_FILES = 256
-_HEADER_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +69,13 @@ class ImagesSource:
 
     @property
     def read_bytes(self) -> int:
-        """For each thread that may read at once: the file, its image decoded and converted, and that resized."""
-        one = 2 * self.most_bytes + _DECODE_BYTES * self.most_pixels + _RESIZE_BYTES * math.prod(self.shape[1:3])
-        return most_readers() * one
+        """For each process that reads: what it is, and `_room`. For each thread: a row before it is converted."""
+        return image_processes().n * (_CHILD_BYTES + self._room) + most_readers() * math.prod(self.shape[1:])
+
+    @property
+    def _room(self) -> int:
+        """The file, its image decoded and converted, and that resized."""
+        return 2 * self.most_bytes + _DECODE_BYTES * self.most_pixels + _RESIZE_BYTES * math.prod(self.shape[1:3])
 
     def describe(self) -> dict[str, Any]:
         """A checksum of the files' names, sizes, times and labels, and how they are read."""
@@ -104,34 +98,41 @@ class ImagesSource:
         }
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
-        """Decode each image into its row."""
-        for name, row in zip(self.files.names[start : start + len(out)], out):
-            pixels = self._decode(self.files.root + name).reshape(row.shape)
-            if self.scale is None:
-                row[...] = pixels
-            else:
-                np.multiply(pixels, np.float32(self.scale), out=row)
-
-    def _decode(self, path: str) -> NDArray[np.uint8]:
-        from PIL import Image
-
+        """Have each image decoded into its row."""
+        paths = [self.files.root + name for name in self.files.names[start : start + len(out)]]
         height, width = self.shape[1:3]
-        with _reading(path), _open_image(io.BytesIO(Path(path).read_bytes()), path) as opened:
-            image: Image.Image = opened
-            if image.size != (width, height) and not self.resized:
-                raise SourceError(
-                    f"{path} is {_size(image.size)} by now, not {_size((width, height))}: it changed while it was read. Run the ingest again."
-                )
-            if math.prod(image.size) > self.most_pixels:
-                raise SourceError(
-                    f"{path} is {_size(image.size)} by now, more than any image was: it changed while it was read. Run the ingest again."
-                )
-            image.load()
-            if image.mode != self.mode:
-                image = _converted(image, self.mode)
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image)
+        row = {
+            "size": (width, height),
+            "resized": self.resized,
+            "mode": self.mode,
+            "most_pixels": self.most_pixels,
+            "most_bytes": self.most_bytes,
+        }
+        request = {"row": row, **_limits(self._room, self.most_pixels)}
+        if self.dtype == np.uint8 and out.flags.c_contiguous:
+            rows = [memoryview(place).cast("B") for place in out]
+            image_processes().ask(request, paths, rows, lambda k, answer: self._check(paths[k], answer))
+            return
+        pixels = np.empty(self.shape[1:], np.uint8)
+        scale = np.float32(1 if self.scale is None else self.scale)
+
+        def take(k: int, answer: dict[str, Any]) -> None:
+            self._check(paths[k], answer)
+            np.multiply(pixels, scale, out=out[k], casting="unsafe")
+
+        image_processes().ask(request, paths, [memoryview(pixels).cast("B")] * len(paths), take)
+
+    def _check(self, path: str, answer: dict[str, Any]) -> None:
+        if "other" in answer:
+            wanted = "more than any image was" if self.resized else f"not {_size(self.shape[2:0:-1])}"
+            raise SourceError(
+                f"{path} is {_size(answer['other'])} by now, {wanted}: it changed while it was read. Run the ingest again."
+            )
+        if "grown" in answer:
+            raise SourceError(
+                f"{path} has grown to more bytes than any image had: it changed while it was read. Run the ingest again."
+            )
+        _check(path, answer)
 
 
 def images(
@@ -227,7 +228,9 @@ def _source(
     if mode is not None and mode not in get_args(Mode):
         raise OptionError(f"mode is {mode!r}. Choose one of {', '.join(map(repr, get_args(Mode)))}, or leave it out.")
     shape = None if size is None else _parse_size(size)
-    first = _header(files.root + files.names[0])
+    found: list[_Header] = []
+    _headers([files.root + files.names[0]], found.append)
+    first = found[0]
     if mode is None and first.mode not in get_args(Mode):
         raise SourceError(
             f"{files.root}{files.names[0]} has Pillow's mode {first.mode!r}, which is no row of bytes. Say mode='L', 'RGB' or 'RGBA'."
@@ -288,6 +291,7 @@ def _pillow() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
+    path: str
     size: tuple[int, int]
     """Width, height: Pillow's order."""
     mode: str
@@ -305,85 +309,87 @@ def _survey(files: ImageFiles, first: _Header, *, alike: tuple[bool, bool]) -> t
 
     def check(start: int) -> tuple[int, int]:
         most_pixels = most_bytes = 0
-        for name in files.names[start : start + _BLOCK_FILES]:
-            header = _header(files.root + name)
+
+        def take(header: _Header) -> None:
+            nonlocal most_pixels, most_bytes
             if alike[0] and header.size != first.size:
                 raise SourceError(
-                    f"{files.root}{name} is {_size(header.size)}, but the first image is {_size(first.size)} ({files.root}{files.names[0]}). "
+                    f"{header.path} is {_size(header.size)}, but the first image is {_size(first.size)} ({first.path}). "
                     "Say size=(H, W) to swath.images to resize all."
                 )
             if alike[1] and header.mode != first.mode:
                 raise SourceError(
-                    f"{files.root}{name} has the mode {header.mode!r}, but the first image has {first.mode!r} ({files.root}{files.names[0]}). "
+                    f"{header.path} has the mode {header.mode!r}, but the first image has {first.mode!r} ({first.path}). "
                     "Say mode='L', 'RGB' or 'RGBA' to swath.images to convert all."
                 )
             most_pixels, most_bytes = max(most_pixels, math.prod(header.size)), max(most_bytes, header.n_bytes)
+
+        _headers([files.root + name for name in files.names[start : start + _BLOCK_FILES]], take)
         return most_pixels, most_bytes
 
-    with ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="swath-headers") as pool:
+    with ThreadPoolExecutor(image_processes().n, thread_name_prefix="swath-headers") as pool:
         pixels, n_bytes = zip(*pool.map(check, range(0, len(files.names), _BLOCK_FILES)))
     return max(pixels), max(n_bytes)
 
 
-def _header(path: str) -> _Header:
-    facts = stat_file(path)
-    if not stat.S_ISREG(facts.st_mode):
-        raise SourceError(f"{path} is no regular file. Give files of images.")
-    with _reading(path), Path(path).open("rb") as file, _open_image(file, path) as image:
-        return _Header(image.size, image.mode, facts.st_size)
-
-
-def _open_image(file: IO[bytes], path: str) -> ImageFile:
-    """The image in a file, whose header alone has been read.
+def _headers(paths: Sequence[str], take: Callable[[_Header], None]) -> None:
+    """Call ``take`` with the header of each file in turn.
 
     Raises
     ------
-    SourceError
-        It is too large, or has more bits than a row can hold.
+    SourceNotFoundError, SourceError
     """
-    from PIL import Image
 
-    Image.init()  # registers all formats, once a process
-    image = Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and math.prod(image.size) > limit:
-        raise SourceError(
-            f"{path} is {_size(image.size)}, more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS. Leave it out, or raise that limit."
-        )
-    # The first tile says how samples lie in the file; of TIFF in planes, where it does not, the tag BitsPerSample does.
-    is_deep = _DEEP_MODES.fullmatch(image.mode) or any(_DEEP_SAMPLES.search(str(tile[3])) for tile in image.tile[:1])
-    if is_deep or np.max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)) > 8:
-        raise SourceError(
-            f"{path} has more than 8 bits a sample (mode {image.mode!r}), which do not fit in the bytes of a row. Scale it to 8 bits first."
-        )
-    return image
+    def check(k: int, answer: dict[str, Any]) -> None:
+        _check(paths[k], answer)
+        take(_Header(paths[k], tuple(answer["size"]), answer["mode"], answer["bytes"]))
+
+    image_processes().ask(_limits(0, 0), paths, [memoryview(bytearray())] * len(paths), check)
 
 
-@contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """What Pillow's formats raise about a file, which may be any error, as one that names it."""
-    from PIL import UnidentifiedImageError
+def _limits(room: int, most_pixels: int) -> dict[str, Any]:
+    """What a request is told of what its files may take, and how they are opened: as Pillow was told here."""
+    from PIL import Image, ImageFile
 
-    try:
-        yield
-    except (SwathError, MemoryError):
-        raise
-    except FileNotFoundError:
-        raise SourceNotFoundError(f"There is no file {path} any more. Restore it.") from None
-    except UnidentifiedImageError as error:
-        raise SourceError(
-            f"{path} is no image of a format that is read here ({', '.join(FORMATS)}). Mend it, or leave it out."
-        ) from error
-    except Exception as error:
-        raise SourceError(f"{path} cannot be read as an image ({error}). Mend it, or leave it out.") from error
+    return {
+        "room": room,
+        "seconds": _SECONDS + most_pixels // _SECOND_PIXELS,
+        "limit": Image.MAX_IMAGE_PIXELS,
+        "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
+        "formats": FORMATS,
+    }
 
 
-def _converted(image: Image, mode: Mode) -> Image:
-    """As `Image.convert`; a palette that holds alpha goes by way of RGBA, without which Pillow warns, and gives the same."""
-    if isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")
-    return image.convert(mode)
+def _check(path: str, answer: dict[str, Any]) -> None:
+    """See that a file has been read.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError
+        What is wrong with it.
+    """
+    match answer:
+        case {"mode": _}:
+            return
+        case {"gone": _}:
+            raise SourceNotFoundError(f"There is no file {path}. Check the path, or restore it.")
+        case {"irregular": _}:
+            raise SourceError(f"{path} is no regular file. Give files of images.")
+        case {"unknown": _}:
+            raise SourceError(
+                f"{path} is no image of a format that is read here ({', '.join(FORMATS)}). Mend it, or leave it out."
+            )
+        case {"large": size, "limit": limit}:
+            raise SourceError(
+                f"{path} is {_size(size)}, more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS. Leave it out, or raise that limit."
+            )
+        case {"deep": mode}:
+            raise SourceError(
+                f"{path} has more than 8 bits a sample (mode {mode!r}), which do not fit in the bytes of a row. Scale it to 8 bits first."
+            )
+        case _:
+            raise SourceError(f"{path} cannot be read as an image ({answer.get('broken')}). Mend it, or leave it out.")
 
 
-def _size(size: tuple[int, int]) -> str:
+def _size(size: Sequence[int]) -> str:
     return f"{size[1]} x {size[0]} (H x W)"
