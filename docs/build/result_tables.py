@@ -206,11 +206,31 @@ def _reference_cluster(record: Record) -> str:
     return _table(head, rows)
 
 
+def _hostile(record: Record) -> str:
+    """Corpora of one kind together."""
+    kinds: dict[tuple[str, str], list[Record]] = {}
+    for name, by_program in record["corpora"].items():
+        for program, tally in by_program.items():
+            kinds.setdefault((name.partition(",")[0], program), []).append(tally)
+    counted = ("tries", "answers", "typed errors", "other errors", "crashes", "hangs", "too slow", "too large", "wrong")
+    rows = (
+        (
+            kind,
+            program,
+            *(f"{sum(tally[each] for tally in of):,}" for each in counted),
+            f"{max(tally['most growth'] for tally in of) / 1e6:.0f}",
+        )
+        for (kind, program), of in sorted(kinds.items())
+    )
+    return _table(("what", "program", *counted, "most growth MB"), rows)
+
+
 TABLES: dict[str, Callable[[Record], str]] = {
     "auto_codec": _auto_codec,
     "foreign_zarr": _foreign_zarr,
     "gather": _gather,
     "gather-turned": _gather,
+    "hostile": _hostile,
     "ingest": _ingest,
     "lazy": _lazy,
     "long_loop": _long_loop,
