@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hostile.harness import MOST_GROWTH, MOST_SECONDS, Result, run
 
@@ -44,9 +45,9 @@ def attempt(
 
 
 def attempt_all(
-    some: Sequence[Corpus], folder: Path, seeds: Iterable[int], libraries: Iterable[str] = ()
+    some: Sequence[Corpus], folder: Path, seeds: Iterable[int], libraries: Iterable[str] = (), **limits: Any
 ) -> dict[str, dict[str, list[Result]]]:
-    """The same of several corpora that share a folder, by name: those that share an entry share a child too."""
+    """The same of several corpora that share a folder, by name: those that share an entry share a child too. ``limits`` are those of `run`."""
     seeds = list(seeds)
     found: dict[str, dict[str, list[Result]]] = {corpus.name: {} for corpus in some}
     wanted = [
@@ -57,7 +58,7 @@ def attempt_all(
     ]
     for entry in dict.fromkeys(entry for *_, entry in wanted):
         own = [(corpus, library) for corpus, library, other in wanted if other == entry]
-        results = run(entry, [[str(folder), corpus.kind, seed] for corpus, _ in own for seed in seeds])
+        results = run(entry, [[str(folder), corpus.kind, seed] for corpus, _ in own for seed in seeds], **limits)
         for corpus, library in own:
             found[corpus.name][library] = list(itertools.islice(results, len(seeds)))
     for corpus in some:

@@ -77,23 +77,30 @@ class Result:
 
 
 def run(
-    entry: str, cases: Iterable[Sequence[Any]], *, seconds: float = 4 * MOST_SECONDS, room: int = 4 * 2**30
+    entry: str,
+    cases: Iterable[Sequence[Any]],
+    *,
+    seconds: float = 4 * MOST_SECONDS,
+    waits: float = _WAITS,
+    room: int = 4 * 2**30,
 ) -> Iterator[Result]:
     """Each case, in turn; the address space of a child grows by ``room`` at most.
 
-    A child hangs that takes longer than ``seconds`` of the processor, or waits for six times as long: what others do on the machine
-    does not last so long.
+    A child hangs that takes longer than ``seconds`` of the processor, or waits for so many times as long: what others do on the
+    machine does not last so long.
     """
     left = list(cases)
     while left:
         done = 0
-        for result in _run_child(entry, left, seconds, room):
+        for result in _run_child(entry, left, seconds, waits * seconds, room):
             yield result
             done += 1
         left = left[done:]
 
 
-def _run_child(entry: str, cases: Sequence[Sequence[Any]], seconds: float, room: int) -> Iterator[Result]:
+def _run_child(
+    entry: str, cases: Sequence[Sequence[Any]], seconds: float, waiting: float, room: int
+) -> Iterator[Result]:
     """Cases by one child, up to the one that it does not survive."""
     path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     # A pool of memory for each thread would take address space that nobody uses.
@@ -107,14 +114,14 @@ def _run_child(entry: str, cases: Sequence[Sequence[Any]], seconds: float, room:
         os.close(told)
         assert child.stdin is not None
         try:
-            if _read_line(pipe, 120, child.pid) != b"ready":
+            if _read_line(pipe, 120, 120, child.pid) != b"ready":
                 raise AssertionError(f"the child did not start: {_tail(stderr)}")
             for case in cases:
                 begin = time.monotonic()
                 try:
                     child.stdin.write(json.dumps(case).encode() + b"\n")
                     child.stdin.flush()
-                    line = _read_line(pipe, seconds, child.pid)
+                    line = _read_line(pipe, seconds, waiting, child.pid)
                 except BrokenPipeError:
                     line = b""
                 if line:
@@ -132,10 +139,10 @@ def _run_child(entry: str, cases: Sequence[Sequence[Any]], seconds: float, room:
             child.stdin.close()
 
 
-def _read_line(pipe: IO[bytes], seconds: float, process: int) -> bytes | None:
+def _read_line(pipe: IO[bytes], seconds: float, waiting: float, process: int) -> bytes | None:
     """The next answer; empty where the child has ended, None where it takes too long."""
     found = b""
-    end, most = time.monotonic() + _WAITS * seconds, _processor_seconds(process) + seconds
+    end, most = time.monotonic() + waiting, _processor_seconds(process) + seconds
     while not found.endswith(b"\n"):
         if not select.select([pipe], [], [], 0.5)[0]:
             if time.monotonic() > end or _processor_seconds(process) > most:
