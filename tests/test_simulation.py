@@ -166,7 +166,10 @@ def test_nothing_is_used_more_than_there_is(setup: Setup) -> None:
 
 @given(SETUPS, st.sampled_from(["bandwidth", "requests", "latency", "cores", "network", "scheduler", "bytes"]))
 def test_more_is_never_slower(setup: Setup, what: str) -> None:
-    """One worker, whose tasks come one after another: with more, what is shared may be shared in another order."""
+    """One worker, whose tasks come one after another: with more, what is shared may be shared in another order.
+
+    So it may for one task, whose result is sent while the next is under way, at the end: what that takes alone is allowed for.
+    """
     setup = replace(setup, cluster=replace(setup.cluster, workers=1, threads=1, head_cores=4.0))
     cluster, store, costs, work = setup.cluster, setup.store, setup.costs, setup.work
     better = {
@@ -178,7 +181,8 @@ def test_more_is_never_slower(setup: Setup, what: str) -> None:
         "scheduler": replace(setup, costs=replace(costs, finish_s=costs.finish_s / 2)),
         "bytes": replace(setup, work=replace(work, read_bytes=work.read_bytes / 2)),
     }[what]
-    assert simulate(better).seconds <= simulate(setup).seconds * (1 + 1e-9)
+    alone = 0.0 if setup.landing is None else simulate(replace(setup, blocks=1)).seconds
+    assert simulate(better).seconds <= simulate(setup).seconds * (1 + 1e-9) + alone
 
 
 @settings(max_examples=25)

@@ -20,7 +20,7 @@ from swath.sources import Source
 # Enough that neither one odd place nor one interruption decides; little against what is then ingested.
 _PLACES = 4
 _BYTES_A_PLACE = 2**20
-_DECODES = 3
+_DECODES = 10
 
 
 def sample_codecs(source: Source, window: int) -> dict[CodecName, Sample]:

@@ -52,7 +52,8 @@ def test_each_end_of_a_case_is_told_apart() -> None:
     }
     # Long enough that the others end before on a machine that is busy: a crash may write a core dump.
     results = {
-        result.case[0]: result for result in run("hostile.test_harness:behave", [[how] for how in wanted], seconds=10)
+        result.case[0]: result
+        for result in run("hostile.test_harness:behave", [[how] for how in wanted], seconds=10, waits=1)
     }
     assert {how: result.outcome for how, result in results.items()} == wanted
     assert results["grows"].growth > 1.9 * MOST_GROWTH
