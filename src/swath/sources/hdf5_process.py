@@ -28,7 +28,7 @@ from swath.sources import hdf5_library
 from swath.sources.children import end_child, how_it_ended, start_child, status_of, why_it_ended
 
 # Of the processor. A file of this size at most is a small one.
-_SECONDS = 3
+_SECONDS = 2
 _SMALL_BYTES = 2**26
 
 # Packages that give HDF5 filters where they are imported.
