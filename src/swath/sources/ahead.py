@@ -3,20 +3,13 @@
 Child processes: each is told of a block through a socket, reads and parses it, and leaves the rows in memory that it
 shares with this process. That memory has no name (`memfd_create`), so it is gone with the last of them, however they end.
 A child that loses its socket ends.
-
-They are plain children, not those of `multiprocessing`, which would import the user's script again, or fork a process
-that has threads.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import signal
-import socket
 import subprocess
-import sys
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import SourceError, SwathError
+from swath.sources.children import end_child, how_it_ended, start_child
 from swath.sources.lines import Block, BlockReader
 from swath.sources.parse import parse_rows
 from swath.sources.table import LineError, Table
@@ -40,7 +34,7 @@ _CHILD_BYTES = 72 * 2**20
 # What parsing takes, in bytes of a byte of text: its shortest fields are values of eight bytes, in pyarrow and in numpy.
 _PARSING = 16
 
-_PROGRAM = "import sys; sys.path[:] = {path}; from swath.sources.ahead import serve; serve({socket}, {memory})"
+_PROGRAM = "from swath.sources.ahead import serve; serve(*map(int, sys.argv[1:]))"
 
 
 def parse_bytes(text_bytes: int) -> int:
@@ -78,30 +72,12 @@ class _Child:
 
     @classmethod
     def start(cls, table: Table, slot_bytes: int) -> _Child:
-        ours, theirs = socket.socketpair()
         memory = os.memfd_create("swath-rows")
         try:
             os.ftruncate(memory, _SLOTS * slot_bytes)
             shared = mmap.mmap(memory, _SLOTS * slot_bytes)
-            # JSON of paths is also Python.
-            program = _PROGRAM.format(
-                path=json.dumps([folder for folder in sys.path if isinstance(folder, str)]),
-                socket=theirs.fileno(),
-                memory=memory,
-            )
-            process = subprocess.Popen(
-                [sys.executable, "-c", program],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), memory),
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else it reserves memory for each core
-                process_group=0,  # Ctrl-C is for this process, which ends its children
-            )
-        except OSError:
-            ours.close()
-            raise
+            process, ours = start_child(_PROGRAM, memory, stderr=None)  # what is wrong there is to be seen
         finally:
-            theirs.close()
             os.close(memory)
         connection = Connection(ours.detach())
         child = cls(process, connection, np.frombuffer(shared, np.uint8).reshape(_SLOTS, -1), list(range(_SLOTS)))
@@ -200,11 +176,8 @@ class Ahead:
             block = self.blocks[k]
             status = child.process.wait()
             self.close()
-            how = (
-                f"was ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"ended ({status})"
-            )
             raise SourceError(
-                f"The process that parsed {block.path} from line {block.line} {how}. "
+                f"The process that parsed {block.path} from line {block.line} {how_it_ended(status)}. "
                 "Run the same call again, with a smaller memory_limit if memory ran out."
             ) from None
         return error
@@ -215,9 +188,7 @@ def _end(children: list[_Child], owner: int) -> None:
         return
     while children:
         child = children.pop()
-        child.connection.close()
-        child.process.kill()  # it has nothing to lose
-        child.process.wait()
+        end_child(child.process, child.connection)
 
 
 def serve(socket_fd: int, memory_fd: int) -> None:

@@ -1,4 +1,4 @@
-"""Child processes that run one file of this package by itself, and are asked through a socket: what crashes in one ends it, not the caller.
+"""Child processes that are asked through a socket: what crashes in one ends it, not the caller.
 
 They are plain children, not those of `multiprocessing`, which would import the user's script again, or fork a process that has threads.
 """
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-_PROGRAM = "import runpy, sys; sys.path[:] = {path}; runpy.run_path({file}, run_name='__main__')"
+_PROGRAM = "import sys; sys.path[:] = {path}; {program}"
 
 
 class Line(Protocol):
@@ -25,8 +25,15 @@ class Line(Protocol):
         ...
 
 
-def start_child(file: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A child that runs a file, whose argument is the number of its end of the socket.
+def running(file: str) -> str:
+    """The program that is one file, without the package around it."""
+    return f"import runpy; runpy.run_path({json.dumps(file)}, run_name='__main__')"
+
+
+def start_child(
+    program: str, *passed: int, stderr: int | None = subprocess.DEVNULL
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A child that runs a program, whose arguments are the number of its end of the socket, and the descriptors that are passed.
 
     Raises
     ------
@@ -37,16 +44,15 @@ def start_child(file: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     try:
         # JSON of paths is also Python. An interactive Python has the empty one, which is the folder where it works by now: whose files
         # may have the names of modules that this process has imported long ago.
-        program = _PROGRAM.format(
-            path=json.dumps([folder for folder in sys.path if isinstance(folder, str) and Path(folder).is_absolute()]),
-            file=json.dumps(file),
-        )
+        path = [folder for folder in sys.path if isinstance(folder, str) and Path(folder).is_absolute()]
+        path.append(str(Path(__file__).parents[2]))  # this package may have come from the empty one
+        given = (theirs.fileno(), *passed)
         process = subprocess.Popen(
-            [sys.executable, "-c", program, str(theirs.fileno())],
+            [sys.executable, "-c", _PROGRAM.format(path=json.dumps(path), program=program), *map(str, given)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
+            stderr=stderr,
+            pass_fds=given,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else it reserves memory for each core
             process_group=0,  # Ctrl-C is for this process, which ends its children
         )
@@ -66,8 +72,16 @@ def status_of(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
+def is_blameless(status: int | None, *, was_there: bool) -> bool:
+    """Whether a child may have ended before it was asked, so that another should be.
+
+    Nobody had asked it for a while; or a machine without memory kills, and one that ``was_there`` perhaps not for this request.
+    """
+    return status == 0 or (was_there and status == -signal.SIGKILL)
+
+
 def how_it_ended(status: int | None) -> str:
-    """What became of a child, to be said of the library that ran in it."""
+    """What became of a child, to be said of it, or of the library that ran in it."""
     if status is None:
         return "sent what nobody asked for"
     if status == -signal.SIGXCPU:
@@ -75,11 +89,13 @@ def how_it_ended(status: int | None) -> str:
     return f"was ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"ended ({status})"
 
 
-def why_it_ended(status: int | None) -> str:
-    """Whose fault that may be."""
+def what_became(library: str, status: int | None) -> str:
+    """What became of a library that read a file in a child, and why that may be."""
     # A machine without memory kills.
     memory = "The machine had no memory left, or the" if status == -signal.SIGKILL else "The"
-    return f"{memory} file is damaged, or made to harm."
+    return (
+        f"{library} {how_it_ended(status)} on it, in a process of its own. {memory} file is damaged, or made to harm."
+    )
 
 
 def end_child(process: subprocess.Popen[bytes], line: Line) -> None:

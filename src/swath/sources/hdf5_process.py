@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import weakref
@@ -25,7 +24,7 @@ from typing import Any
 
 from swath.errors import SourceError
 from swath.sources import hdf5_library
-from swath.sources.children import end_child, how_it_ended, start_child, status_of, why_it_ended
+from swath.sources.children import end_child, is_blameless, running, start_child, status_of, what_became
 
 # Of the processor. A file of this size at most is a small one.
 _SECONDS = 2
@@ -102,12 +101,8 @@ class LibraryProcess:
                 _end(self._running, os.getpid())
                 raise
             _end(self._running, os.getpid())
-            # Else nobody had asked for a while. A machine without memory kills, and perhaps not for this request.
-            if status != 0 and not (was_there and status == -signal.SIGKILL):
-                raise SourceError(
-                    f"{where} cannot be read: HDF5's library {how_it_ended(status)} on it, in a process of its own. "
-                    f"{why_it_ended(status)} Restore it."
-                )
+            if not is_blameless(status, was_there=was_there):
+                raise SourceError(f"{where} cannot be read: {what_became("HDF5's library", status)} Restore it.")
 
 
 def library_process() -> LibraryProcess:
@@ -129,7 +124,7 @@ def _size(path: Path) -> int:
 
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
     try:
-        process, ours = start_child(hdf5_library.__file__)
+        process, ours = start_child(running(hdf5_library.__file__))
     except OSError as error:
         raise SourceError(
             f"No process could be started to open HDF5 in ({error}). Free memory or processes, or open the dataset with h5py and give that."

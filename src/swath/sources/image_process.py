@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import weakref
@@ -22,7 +21,7 @@ from threading import Semaphore
 from typing import Any
 
 from swath.errors import SourceError
-from swath.sources.children import end_child, how_it_ended, start_child, status_of, why_it_ended
+from swath.sources.children import end_child, is_blameless, running, start_child, status_of, what_became
 
 # Run by its path: to import it here would be to import Pillow.
 _FILE = str(Path(__file__).with_name("image_library.py"))
@@ -125,8 +124,7 @@ class ImageProcesses:
             except _EndedError:
                 status = status_of(child.process)
                 child.end()
-                # Else nobody had asked it for a while. A machine without memory kills, and perhaps not for this request.
-                if status != 0 and not (was_there and status == -signal.SIGKILL):
+                if not is_blameless(status, was_there=was_there):
                     raise _ended(path, status) from None
             except BaseException:
                 child.end()
@@ -134,10 +132,7 @@ class ImageProcesses:
 
 
 def _ended(path: str, status: int | None) -> SourceError:
-    return SourceError(
-        f"{path} cannot be read as an image: Pillow {how_it_ended(status)} on it, in a process of its own. "
-        f"{why_it_ended(status)} Leave it out."
-    )
+    return SourceError(f"{path} cannot be read as an image: {what_became('Pillow', status)} Leave it out.")
 
 
 def image_processes() -> ImageProcesses:
@@ -152,7 +147,7 @@ def _of_process(pid: int) -> ImageProcesses:
 
 def _start() -> _Child:
     try:
-        process, ours = start_child(_FILE)
+        process, ours = start_child(running(_FILE))
     except OSError as error:
         raise SourceError(
             f"No process could be started to read images in ({error}). Free memory or processes."
