@@ -29,7 +29,7 @@ import swath.opening
 import swath.sources.hdf5
 import swath.sources.text
 from hostile.corpora import Corpus
-from hostile.harness import Refused, Wrong
+from hostile.harness import MOST_GROWTH, Refused, Wrong
 from hostile.input_files import ROWS, Hostile, hostile, write_pictures
 from swath.cli import cli
 from swath.sources import open_source
@@ -59,7 +59,7 @@ def _target(folder: str) -> str:
 def answer(n_rows: int, first: NDArray[Any]) -> str:
     """What the array is: the first eight rows, and how many there are."""
     native = np.ascontiguousarray(first[:_FIRST], np.result_type(first.dtype))
-    return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(native.tobytes()).hexdigest()[:16]}"
+    return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(native.view(np.uint8) if native.nbytes else b"").hexdigest()[:16]}"
 
 
 @cache
@@ -76,7 +76,7 @@ def warm_up(folder: str, kind: str) -> None:
 
 
 def by_swath(folder: str, kind: str, seed: int) -> Callable[[], object]:
-    """Opened in place, ingested, ingested as a group, or given to the command line."""
+    """Opened in place, ingested, ingested as a group, or given to the command line, with a memory limit as what is not trusted should have."""
     warm_up(folder, kind)
     file = hostile(folder, kind, seed)
     path = _written(folder, file)
@@ -98,7 +98,9 @@ def by_swath(folder: str, kind: str, seed: int) -> Callable[[], object]:
             _command(source, _target(folder), file, few)
             a = swath.open(_target(folder))
         else:
-            a = swath.ingest(source, _target(folder), rows=few, progress=False, **file.options)
+            a = swath.ingest(
+                source, _target(folder), rows=few, memory_limit=MOST_GROWTH, progress=False, **file.options
+            )
         rows = a.gather([0], window=len(a))[0]
         if kind == "text":
             _check_text(file, rows)
@@ -115,7 +117,7 @@ def _few(source: Any, file: Hostile) -> slice | None:
 
 
 def _command(source: Any, target: str, file: Hostile, few: slice | None) -> None:
-    words = ["ingest", str(source), target]
+    words = ["ingest", str(source), target, f"--memory-limit={MOST_GROWTH}"]
     for name, value in file.options.items():
         if value:
             text = value if isinstance(value, str) else ",".join(map(str, value))
