@@ -59,7 +59,7 @@ def _target(folder: str) -> str:
 def answer(n_rows: int, first: NDArray[Any]) -> str:
     """What the array is: the first eight rows, and how many there are."""
     native = np.ascontiguousarray(first[:_FIRST], np.result_type(first.dtype))
-    return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(native.view(np.uint8) if native.nbytes else b"").hexdigest()[:16]}"
+    return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(native.view(np.uint8) if native.nbytes else b'').hexdigest()[:16]}"
 
 
 @cache
