@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray, rows_of
 from swath.batches import Batches, BatchOptions, batches_of
-from swath.errors import FormatError, OutError, SourceError
+from swath.errors import FormatError, OptionError, OutError, SourceError
 from swath.html import card, shown_place
 from swath.layout import CodecName
 from swath.memory import format_bytes
@@ -358,3 +358,18 @@ def ingest_group(
     place = place_of(url, storage_options)
     ingestion.ingest_group(sources, place, options)
     return _open(place)
+
+
+def arrays_of(rows: RowArray | RowGroup) -> dict[str, RowArray]:
+    """The arrays of a group by name, or the one that is given, by the name ``""``.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    if isinstance(rows, RowGroup):
+        return dict(rows)
+    if isinstance(rows, RowArray):
+        return {"": rows}
+    raise OptionError(f"A {type(rows).__name__} is no array of swath. Give what swath.open or swath.open_group return.")

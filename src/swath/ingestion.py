@@ -132,7 +132,7 @@ def append(source: Any, place: Folder, options: Options, timeout: float) -> None
     with locked(place, timeout=timeout) as place:
         settled = settle(place)
         store = open_store(place)
-        _check_alike(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
+        _check_takes(opened.first.shape if isinstance(opened, Blocks) else opened.shape, opened.dtype, store)
         # The call that was killed may be this one.
         done = store.facts.sources[-1] if settled else None
         if isinstance(opened, Blocks):
@@ -154,7 +154,7 @@ def append_group(
         if settled and all(stores[name].facts.sources[-1] == opened[name].describe() for name in stores):
             return
         for name, store in stores.items():
-            _check_alike(opened[name].shape, opened[name].dtype, store)
+            _check_takes(opened[name].shape, opened[name].dtype, store)
         _append_sources({name: opened[name] for name in stores}, place, stores, options, limit)
 
 
@@ -304,7 +304,7 @@ def _open_aligned(
     return opened
 
 
-def _check_alike(shape: tuple[int, ...], dtype: np.dtype[Any], store: Store) -> None:
+def _check_takes(shape: tuple[int, ...], dtype: np.dtype[Any], store: Store) -> None:
     store.check_writable()
     layout = store.layout
     if shape[1:] != layout.row_shape or dtype != layout.dtype:

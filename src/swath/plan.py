@@ -372,6 +372,7 @@ def plan_gather(
     plan_bytes = 2 * sum(array.nbytes for array in (spans.starts, spans.order, first, stop, lo, hi))
     # What a thread holds of one read: its bytes, and what it decodes to; direct I/O lands in whole blocks first.
     most_chunks = int((stop - first).max()) if first.size else 1
+    most_windows = int((hi - lo).max(initial=0))
     held = most_chunks * a_chunk
     if layout.is_plain and first.size:  # rows are read alone: at most all from the first to the last that a read wants
         rows = np.minimum(spans.starts[hi - 1] + window, stop * layout.chunk_rows) - np.maximum(
@@ -381,22 +382,20 @@ def plan_gather(
     elif layout.by_library:
         held += _LIBRARY_COPIES * held
     elif is_raw:
-        windows = int((hi - lo).max()) if first.size else 0
         if (
             batch_in_memory
             and columns is None
             and window * layout.row_bytes > SMALL_WINDOW_BYTES
-            and windows <= MOST_PIECES
+            and most_windows <= MOST_PIECES
         ):
             # What lands in the batch is not held besides: only chunks of which a part is wanted, and gaps.
-            held = min(held, (windows + 1) * (reach.gap_bytes + 2 * a_chunk))
+            held = min(held, (most_windows + 1) * (reach.gap_bytes + 2 * a_chunk))
     else:  # neighbours are fetched with the gaps between them
         held += min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes) + layout.decode_copies * a_chunk
         is_zstd = layout.codec == "zstd"
         held += min(_ZSTD_SLACK, _ZSTD_COPIES * a_chunk) if is_zstd else min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
     if columns is None and window * layout.row_bytes <= SMALL_WINDOW_BYTES:
-        windows = int((hi - lo).max(initial=0))
-        beside = windows * _PLACE_BYTES + min(TEMPORARY_BYTES, windows * window * layout.row_bytes)
+        beside = most_windows * _PLACE_BYTES + min(TEMPORARY_BYTES, most_windows * window * layout.row_bytes)
     else:
         beside = 0
     scratch = held * (2 if direct else 1) + beside + _THREAD_OVERHEAD

@@ -25,6 +25,10 @@ CASTINGS = ("exact", "rounded", "unsafe")
 VERIFY = ("always", "never")
 
 
+def _name_of(param: click.Parameter | None, kind: click.ParamType) -> str:  # type: ignore[type-arg]
+    return param.opts[0] if param else kind.name
+
+
 class Place(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
     """A file, a folder or a URL, which a shell completes as a file."""
 
@@ -43,7 +47,7 @@ class Size(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4
         from swath.memory import parse_bytes
 
         text = int(value) if str(value).isascii() and str(value).isdigit() else value
-        return parse_bytes(text, param.opts[0] if param else self.name)
+        return parse_bytes(text, _name_of(param, self))
 
 
 class RowRange(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4, and not before
@@ -54,7 +58,7 @@ class RowRange(click.ParamType):  # type: ignore[type-arg] # generic since click
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> slice:
         match = re.fullmatch(r"([+-]?\d+)?:([+-]?\d+)?", value, re.ASCII)
         if match is None:
-            option = param.opts[0] if param else self.name
+            option = _name_of(param, self)
             raise OptionError(
                 f"{option} is {value[:60]!r}. Give two whole numbers with a colon between them, such as 0:1000."
             )
@@ -70,7 +74,7 @@ class Integers(click.ParamType):  # type: ignore[type-arg] # generic since click
         try:
             return _integers(value)
         except ValueError:
-            option = param.opts[0] if param else self.name
+            option = _name_of(param, self)
             raise OptionError(f"{option} is {value[:60]!r}. Give whole numbers with commas between them.") from None
 
 

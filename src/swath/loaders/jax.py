@@ -13,8 +13,7 @@ import numpy as np
 
 from swath.array import RowArray
 from swath.errors import OptionError
-from swath.group import RowGroup
-from swath.loaders.numbered import arrays_of
+from swath.group import RowGroup, arrays_of
 from swath.windows import IntArray
 
 try:

@@ -8,8 +8,7 @@ from typing import Any
 
 from swath.array import RowArray
 from swath.errors import OptionError
-from swath.group import RowGroup
-from swath.loaders.numbered import arrays_of
+from swath.group import RowGroup, arrays_of
 
 try:
     import keras

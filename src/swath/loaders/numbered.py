@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray
 from swath.errors import MemoryLimitError, OptionError, WindowOutOfBoundsError
-from swath.group import RowGroup
+from swath.group import RowGroup, arrays_of
 from swath.memory import format_bytes, resolve_limit
 from swath.population import Population
 from swath.windows import as_array
@@ -124,18 +124,3 @@ def numbered(
     population = rows.batches(1, seed=None, prefetch=0, memory_limit=memory_limit, **choice, **how).population
     shapes = {name: a.plan([], window=size, columns=columns).batch_shape[1:] for name, a in arrays.items()}
     return Numbered(arrays, shapes, population, how, memory_limit)
-
-
-def arrays_of(rows: RowArray | RowGroup) -> dict[str, RowArray]:
-    """The arrays of a group by name, or the one that is given, by the name ``""``.
-
-    Raises
-    ------
-    OptionError
-        It is something else.
-    """
-    if isinstance(rows, RowGroup):
-        return dict(rows)
-    if isinstance(rows, RowArray):
-        return {"": rows}
-    raise OptionError(f"A {type(rows).__name__} is no array of swath. Give what swath.open or swath.open_group return.")

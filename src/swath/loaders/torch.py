@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from swath.array import RowArray
 from swath.batches import Batches as RowBatches
 from swath.errors import OptionError
-from swath.group import RowGroup
-from swath.loaders.numbered import arrays_of, numbered
+from swath.group import RowGroup, arrays_of
+from swath.loaders.numbered import numbered
 
 try:
     import torch

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from swath.errors import OptionError, SourceError, SourceNotFoundError
+from swath.storage import without_credentials
 
 if TYPE_CHECKING:
     from swath.sources.converted import Casting
@@ -167,9 +168,8 @@ def expand_pattern(name: str) -> list[str]:
     head, *inner = name.rsplit("::", 1)
     path = str(Path(head).expanduser())
     if re.match("[A-Za-z][A-Za-z0-9+.-]*://", name) and not os.path.lexists(path):
-        shown = re.sub("//[^/]*@|[?].*", "//...", name)  # no credentials
         raise SourceError(
-            f"{shown} is a URL, but files are read from this machine alone. Copy the file here, or give what opens it there, "
+            f"{without_credentials(name)} is a URL, but files are read from this machine alone. Copy the file here, or give what opens it there, "
             "such as a zarr.Array or a dask array."
         )
     if not glob.has_magic(path) or os.path.lexists(path):

@@ -41,9 +41,7 @@ _ROOM_BYTES = 2**26
 # A child that nobody asks for so long ends. The next request starts another.
 _IDLE_SECONDS = 60.0
 
-
 _MOST_TEXT = 2000
-
 
 # That are sent in one go.
 _PIECE_BYTES = 2**20

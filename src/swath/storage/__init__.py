@@ -5,8 +5,8 @@ from swath.storage.folder import File, Folder
 from swath.storage.gate import Gate, briefly, run_threads
 from swath.storage.local import MOST_WRITE_BYTES, Buffer, LocalFile, LocalFolder, Scratch
 from swath.storage.objects import ObjectFolder, Turn
-from swath.storage.places import local_path, place_of
-from swath.storage.staging import staged, writing_to
+from swath.storage.places import local_path, place_of, without_credentials
+from swath.storage.staging import staged, take_room, writing_to
 from swath.storage.zarr_store import as_zarr_store
 
 __all__ = [
@@ -28,5 +28,7 @@ __all__ = [
     "place_of",
     "run_threads",
     "staged",
+    "take_room",
+    "without_credentials",
     "writing_to",
 ]

@@ -37,7 +37,7 @@ def local_path(url: str | os.PathLike[str]) -> Path:
             f"The place is a {type(url).__name__}, which is no local path. Give one, or a URL of an object store."
         )
     if "://" in str(url) or "\0" in str(url) or not str(url):
-        place = re.sub("//[^/]*@|[?].*", "//...", str(url))  # no credentials
+        place = without_credentials(str(url))
         if is_remote(url):
             raise OptionError(
                 f"The place is {place!r}, which is no local path, and only stores lie elsewhere. Give one."
@@ -53,6 +53,11 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     path = Path(os.path.abspath(Path(url).expanduser()))
     # A rename would replace a link, and not the folder that it stands for.
     return path.resolve() if path.is_symlink() else path
+
+
+def without_credentials(url: str) -> str:
+    """To be shown: without what stands before an ``@``, or after a ``?``."""
+    return re.sub("//[^/]*@|[?].*", "//...", url)
 
 
 def is_remote(url: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -45,6 +46,21 @@ def staged(path: Path, n_bytes: int, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def take_room(descriptor: int, start: int, n_bytes: int) -> None:
+    """Have the disk give, now, what is written to a file later. A file system that cannot promise room is let be.
+
+    Raises
+    ------
+    OSError
+        It has none.
+    """
+    try:
+        os.posix_fallocate(descriptor, start, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ HDF5 meets a full disk when it closes the file, and may then end the process: th
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import uuid
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import LayoutError, StoreExistsError, TargetError
-from swath.storage import MOST_WRITE_BYTES, staged, writing_to
+from swath.storage import MOST_WRITE_BYTES, staged, take_room, writing_to
 from swath.targets import Item, Write, check_file, check_parent
 
 # What a dataset needs beside its values: header, name and index of chunks, of which a node may be half full.
@@ -189,10 +188,9 @@ def _reserve(path: Path, n_bytes: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as HDF5 does
         size = os.fstat(descriptor).st_size
         try:
-            os.posix_fallocate(descriptor, size, n_bytes)
-        except OSError as error:
+            take_room(descriptor, size, n_bytes)
+        except OSError:
             os.ftruncate(descriptor, size)
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot promise room
-                raise
+            raise
     finally:
         os.close(descriptor)

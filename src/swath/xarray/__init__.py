@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from swath.array import RowArray
 from swath.errors import OptionError, SourceError
-from swath.group import RowGroup, open_group
+from swath.group import RowGroup, arrays_of, open_group
 from swath.ingestion import Options, ingest_group
 from swath.storage import place_of
 
@@ -80,7 +80,7 @@ def gather(a: RowArray | RowGroup, starts: ArrayLike, **options: Any) -> xr.Data
     >>> swath.xarray.gather(a, [90, 7]).sizes
     Frozen({'window': 2, 'dim_0_in_window': 4, 'dim_1': 3})
     """
-    _check_rows(a)
+    arrays_of(a)  # or it is refused
     if isinstance(a, RowGroup):
         return label_group(a, a.gather(starts, **_for_group(options)), starts)
     return label_store(a, a.gather(starts, **options), starts)
@@ -112,7 +112,7 @@ def windows(a: RowArray | RowGroup, starts: ArrayLike, **options: Any) -> xr.Dat
     """
     from swath.computing import plain
 
-    _check_rows(a)
+    arrays_of(a)  # or it is refused
     _check_order(options)
     if isinstance(a, RowGroup):
         batches = {name: plain(lazy) for name, lazy in a.windows(starts, **_for_group(options)).items()}
@@ -328,13 +328,6 @@ def _for_group(options: dict[str, Any]) -> dict[str, Any]:
             "columns means nothing for arrays of several shapes. Choose after the gather, by .sel or .isel."
         )
     return options
-
-
-def _check_rows(a: object) -> None:
-    if not isinstance(a, (RowArray, RowGroup)):
-        raise OptionError(
-            f"A {type(a).__name__} is no array of swath. Give what swath.open or swath.open_group return."
-        )
 
 
 def _check_order(options: dict[str, Any]) -> None:
