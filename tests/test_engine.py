@@ -14,6 +14,7 @@ from numcodecs.blosc import Blosc
 from oracle import assert_same, expected
 
 import swath
+from swath.buffers import Buffers, empty
 from swath.decoder import blosc_part
 from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
 from swath.layout import STAMP_BYTES
@@ -383,3 +384,21 @@ def test_a_mapping_that_cannot_be_made_is_done_without(tmp_path: Path, monkeypat
     monkeypatch.setattr("swath.storage.local.mmap.mmap", refuse)
     starts = np.random.default_rng(0).integers(0, 99_000, 2000)
     assert_same(swath.open(tmp_path / "rows.npy").gather(starts, window=4), expected(rows, starts, 4))
+
+
+def test_batches_begin_on_a_line_of_the_cache(tmp_path: Path) -> None:
+    """Where the system copies faster."""
+    a = swath.ingest(np.arange(300.0).reshape(100, 3), tmp_path / "a", window=4, progress=False)
+    wanted = np.dtype("f8")
+    buffers = Buffers(1)
+    for batch in (
+        a.gather([1, 2, 3]),
+        a.gather([5], verify="never"),
+        a.gather([]),
+        a.windows([1, 2]).compute(),
+        buffers.take((3, 5), wanted),
+        empty((7,), wanted),
+    ):
+        assert batch.__array_interface__["data"][0] % 64 == 0
+        assert batch.dtype == wanted
+        assert batch.flags.writeable

@@ -1,4 +1,4 @@
-"""Memory that is used again once nobody looks at it any more.
+"""Memory for batches: where it begins, and how it is used again once nobody looks at it any more.
 
 Fresh memory costs a page fault for every 4 KiB, which takes longer than to read the same bytes from the page cache. An array of
 numpy counts who refers to it, and views count for what they look at: while a caller holds a batch, or a part of one, or what torch
@@ -7,10 +7,25 @@ or jax made of it without a copy, its memory is left alone.
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Of a line of the processor's cache. numpy's own begin 16 bytes after one, where the system copies more slowly: 5,000 windows of
+# 256 KB came at 4.1 GB/s there and at 5.0 here, those of a .npy file at 4.6 and 5.2 (warm, unchecked, 2 threads).
+_LINE = 64
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As `numpy.empty`, at the beginning of a line of the processor's cache."""
+    return _laid(np.empty(math.prod(shape) * dtype.itemsize + _LINE, np.uint8), shape, dtype)
+
+
+def _laid(memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.ndarray(shape, dtype, memory, -memory.__array_interface__["data"][0] % _LINE)
 
 
 class Buffers:
@@ -20,15 +35,16 @@ class Buffers:
         self._most = most
         self._buffers: list[NDArray[np.uint8]] = []
 
-    def take(self, n_bytes: int) -> NDArray[np.uint8]:
-        """A buffer that nobody else has, with rubbish in it; it is taken back when nobody refers to it."""
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array that nobody else has, with rubbish in it; its memory is taken back when nobody refers to it."""
+        n_bytes = math.prod(shape) * dtype.itemsize + _LINE
         for k in range(len(self._buffers)):
             if self._buffers[k].size >= n_bytes and _references(self._buffers, k) <= _UNUSED:
-                return self._buffers[k][:n_bytes]
+                return _laid(self._buffers[k], shape, dtype)
         if len(self._buffers) == self._most:
             del self._buffers[0]  # whoever holds it may keep it
         self._buffers.append(np.empty(n_bytes, np.uint8))
-        return self._buffers[-1][:]
+        return _laid(self._buffers[-1], shape, dtype)
 
 
 def _references(buffers: list[NDArray[np.uint8]], k: int) -> int:

@@ -28,6 +28,7 @@ import dask.threaded
 import numpy as np
 from dask.base import get_scheduler
 
+from swath.buffers import empty
 from swath.errors import MemoryLimitError, OptionError, OutError
 from swath.gather import gather
 from swath.graphs import Sizes, flat_graph, held_by, jobs_of, sizes_of
@@ -356,7 +357,7 @@ def _checked_result(lazy: da.Array, out: Any, in_flight: int, limit: Room) -> An
             f"{format_bytes(in_flight)}), but the limit is {format_bytes(limit.n_bytes)} ({limit.bound_by}). "
             "Choose a smaller block=, fewer windows or columns, raise memory_limit, or land the result on disk with out=numpy.memmap(...)."
         )
-    return np.empty(lazy.shape, lazy.dtype) if out is None else out
+    return empty(lazy.shape, lazy.dtype) if out is None else out
 
 
 def _check_out(out: Any, lazy: da.Array) -> None:

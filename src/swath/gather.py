@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swath.buffers import empty
 from swath.errors import (
     ColumnsError,
     DamagedStoreError,
@@ -48,8 +49,10 @@ Direct = Literal["auto", "always", "never"]
 # fast, and at twice 1.8 times, since some of what they want is cached.
 _DWARFS = 16
 
-# Reads that a thread takes at once: few enough that threads end together, enough that handing out costs nothing.
+# Reads that a thread takes at once: few enough that threads end together, enough that handing them out, and opening the shard for them,
+# costs nothing: of what is in memory 5.9 GB/s by 48, 5.3 by 16.
 _READS_A_TASK = 16
+_CACHED_READS_A_TASK = 48
 
 # Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2
@@ -159,7 +162,7 @@ def _take_mapped(
         check_out(out, shape, layout.dtype)
         if not out.flags.c_contiguous:
             return None
-    batch = np.empty(shape, layout.dtype) if out is None else out
+    batch = empty(shape, layout.dtype) if out is None else out
     try:
         if not take_mapped(rows, checked, size, batch):
             return None
@@ -182,7 +185,7 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None, advance: Adv
         Another store has taken its place since it was opened.
     """
     if out is None:
-        out = np.empty(plan.batch_shape, plan.layout.dtype)
+        out = empty(plan.batch_shape, plan.layout.dtype)
     else:
         check_out(out, plan.batch_shape, plan.layout.dtype)
     if _log.isEnabledFor(logging.DEBUG):
@@ -246,7 +249,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     cached = not plan.reach.is_remote and _is_cached(rows, plan)
     access = Access(plan.verify, plan.direct and not cached, plan.tiles)
     threads = _threads(plan, cached)
-    tasks = _tasks(plan, threads)
+    tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached else _READS_A_TASK)
     threads = min(threads, len(tasks))
     bytes_a_chunk = 0.0 if advance is None else plan.bytes_wanted / plan.chunks
     shared = iter(tasks)  # `next` on it is one step for the interpreter: threads share it without a lock
@@ -296,13 +299,13 @@ def _find(rows: Rows, plan: Plan, tasks: list[tuple[int, int]]) -> None:
         run_threads(work, min(plan.threads, len(several)))
 
 
-def _tasks(plan: Plan, threads: int) -> list[tuple[int, int]]:
+def _tasks(plan: Plan, threads: int, most_reads: int) -> list[tuple[int, int]]:
     """Ranges of reads ``[first, stop)``, each within one shard."""
     shards = plan.first_chunk // plan.layout.shard_chunks
     borders = np.flatnonzero(np.diff(shards)) + 1
     edges = [0, *borders.tolist(), shards.size]
     # A request takes so much longer than handing it out that each is handed out by itself.
-    most = 1 if plan.reach.is_remote else max(1, min(_READS_A_TASK, shards.size // (4 * threads)))
+    most = 1 if plan.reach.is_remote else max(1, min(most_reads, shards.size // (4 * threads)))
     return [(i, min(i + most, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, most)]
 
 

@@ -68,7 +68,7 @@ class Part:
         if not self.raw_bytes:
             self._gather(starts, out, limit)
             return
-        raw = scratch.take(len(out) * self.raw_bytes).view(self.rows.layout.dtype).reshape(out.shape)
+        raw = scratch.take(out.shape, self.rows.layout.dtype)
         self._gather(starts, raw, limit)
         try:
             with np.errstate(over="raise"):
@@ -151,8 +151,7 @@ class Recipe:
         """Windows of each array, each in buffers of its own."""
         arrays = {}
         for name, part in self.parts.items():
-            shape = (starts.size, *part.shape)
-            out = buffers[name].take(starts.size * part.window_bytes).view(part.dtype).reshape(shape)
+            out = buffers[name].take((starts.size, *part.shape), part.dtype)
             part.read(starts, out, self.limit, scratch[name])
             arrays[name] = out
         return arrays
