@@ -14,9 +14,9 @@ Cold means that the kernel was told to drop the pages of the target before each 
 memmap, those that it read ahead for the batches before, which is to its good. Workers of map-style loaders live on from one
 epoch to the next: what they take to start is in the time to the first batch, and not in the rates.
 
-Prints a table for each model, each way at its best number of workers, one of the ratios that are wanted, met or missed, by the loop
-without a model; writes ``training.json`` and ``training.png`` to ``benchmarks/results/``. First, untimed, batches of each way are
-compared with ``np.stack`` of the source's rows, byte for byte. Needs the group ``training`` of pyproject.toml.
+Prints for each model a table, each way at its best number of workers, and one of the ratios that are wanted, met or missed, of the best
+way of swath by that of each peer; writes ``training.json`` and ``training.png`` to ``benchmarks/results/``. First, untimed, batches of
+each way are compared with ``np.stack`` of the source's rows, byte for byte. Needs the group ``training`` of pyproject.toml.
 """
 
 import json
@@ -82,16 +82,17 @@ ENTRIES = (
     Entry("annbatch, 32 at once", "annbatch, 32 at once", "zarr"),
 )
 
+_SWATH = tuple(entry.label for entry in ENTRIES if entry.target == "swath")
 WANTED = (
-    Wanted("h5py + DataLoader", _OURS, ("h5py, contiguous", "h5py, chunks of a window"), cold=5.0, warm=None),
+    Wanted("h5py + DataLoader", _SWATH, ("h5py, contiguous", "h5py, chunks of a window"), cold=5.0, warm=None),
     Wanted(
         "zarr-python + DataLoader",
-        _OURS,
+        _SWATH,
         ("zarr-python", "zarr-python, oindex", "zarr-python, oindex, fused"),
         cold=10.0,
         warm=10.0,
     ),
-    Wanted("memmap + DataLoader", _OURS, ("memmap", "memmap, MADV_RANDOM"), cold=None, warm=1.0),
+    Wanted("memmap + DataLoader", _SWATH, ("memmap", "memmap, MADV_RANDOM"), cold=None, warm=1.0),
 )
 
 Runs = dict[tuple[str, bool, int], list[Outcome]]
@@ -153,13 +154,16 @@ def main(
                 said = _child(loop(entry, n, seed, cold))
                 epochs = {model: Epoch(**epoch) for model, epoch in said["epochs"].items()}
                 runs[entry.label, cold, n].append(Outcome(said["first_batch_s"], epochs))
-    figures = judge(_best_rates(runs, "none"), WANTED)
+    figures = {model: judge(_best_rates(runs, model), WANTED) for model in _MODELS}
     title = f"Batches of {batch_size} windows of {window} rows of {columns} float64, of {rows:,} rows"
     console = Console(width=150)
     for model in _MODELS:
         console.print(_model_table(title, runs, model))
     console.print(_NOTES)
-    console.print(wanted_table(figures))
+    for model, some in figures.items():
+        console.print(
+            wanted_table(some, f"What is wanted, the best way of each against the best of swath; model: {model}")
+        )
     record = {
         "machine": {**describe_machine(), **{name: _version(name) for name in _PACKAGES}},
         "array": [rows, columns],
@@ -167,7 +171,7 @@ def main(
         "batch_size": batch_size,
         "batches": batches,
         "notes": _NOTES.splitlines(),
-        "wanted": figures,
+        "wanted": [{"model": model, **figure} for model, some in figures.items() for figure in some],
         "runs": [
             {"label": label, "cold": cold, "workers": n, "outcomes": [asdict(outcome) for outcome in some]}
             for (label, cold, n), some in runs.items()

@@ -13,23 +13,25 @@ Rates = Mapping[tuple[str, bool], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A ratio: the median rate of ``ours`` by that of the best of ``theirs``."""
+    """A ratio: the median rate of the best of ``ours`` by that of the best of ``theirs``."""
 
     name: str
-    ours: str
+    ours: tuple[str, ...]
     theirs: tuple[str, ...]
     cold: float | None
     warm: float | None
 
 
 WANTED = (
-    Wanted("bare preadv", "swath gather, verify never", ("bare preadv",), cold=0.9, warm=0.9),
-    Wanted("fio", "swath gather", ("fio, 256 KiB direct, queue 32",), cold=0.9, warm=None),
-    Wanted("numpy.memmap", "swath gather", ("numpy.memmap loop", "numpy.memmap loop, MADV_RANDOM"), cold=4.0, warm=0.9),
-    Wanted("h5py", "swath gather", ("h5py loop, contiguous", "h5py loop, chunks of a window"), cold=6.0, warm=3.0),
+    Wanted("bare preadv", ("swath gather, verify never",), ("bare preadv",), cold=0.9, warm=0.9),
+    Wanted("fio", ("swath gather",), ("fio, 256 KiB direct, queue 32",), cold=0.9, warm=None),
+    Wanted(
+        "numpy.memmap", ("swath gather",), ("numpy.memmap loop", "numpy.memmap loop, MADV_RANDOM"), cold=4.0, warm=0.9
+    ),
+    Wanted("h5py", ("swath gather",), ("h5py loop, contiguous", "h5py loop, chunks of a window"), cold=6.0, warm=3.0),
     Wanted(
         "tensorstore",
-        "swath gather",
+        ("swath gather",),
         (
             "tensorstore, 64 futures",
             "tensorstore, 64 futures, direct I/O",
@@ -41,7 +43,7 @@ WANTED = (
     ),
     Wanted(
         "zarr-python",
-        "swath gather",
+        ("swath gather",),
         (
             "zarr-python loop",
             "zarr-python oindex",
@@ -53,14 +55,14 @@ WANTED = (
     ),
     Wanted(
         "blosc2, raw",
-        "swath gather",
+        ("swath gather",),
         ("blosc2 loop, raw", "blosc2 loop, mapped, raw", "blosc2, index array, raw"),
         cold=2.0,
         warm=1.5,
     ),
     Wanted(
         "blosc2, lz4",
-        "swath gather, lz4",
+        ("swath gather, lz4",),
         ("blosc2 loop, lz4", "blosc2 loop, mapped, lz4", "blosc2, index array, lz4"),
         cold=2.0,
         warm=1.5,
@@ -73,18 +75,22 @@ def judge(rates: Rates, wanted: Sequence[Wanted] = WANTED) -> list[dict[str, Any
     figures = []
     for want in wanted:
         for cold, least in ((True, want.cold), (False, want.warm)):
-            theirs = {way: median(rates[way, cold]) for way in want.theirs if (way, cold) in rates}
-            if least is not None and theirs and (want.ours, cold) in rates:
-                best = max(theirs, key=lambda way: theirs[way])
-                ratio = median(rates[want.ours, cold]) / theirs[best]
-                figure = {"against": want.name, "cold": cold, "ours": want.ours, "best": best}
+            ours, theirs = _best(rates, want.ours, cold), _best(rates, want.theirs, cold)
+            if least is not None and ours and theirs:
+                ratio = ours[0] / theirs[0]
+                figure = {"against": want.name, "cold": cold, "ours": ours[1], "best": theirs[1]}
                 figures.append({**figure, "ratio": ratio, "wanted": least, "met": ratio >= least})
     return figures
 
 
-def wanted_table(figures: list[dict[str, Any]]) -> Table:
+def _best(rates: Rates, ways: Sequence[str], cold: bool) -> tuple[float, str] | None:
+    """The highest median, and whose it is; None where none was measured."""
+    return max(((median(rates[way, cold]), way) for way in ways if (way, cold) in rates), default=None)
+
+
+def wanted_table(figures: list[dict[str, Any]], title: str = "What is wanted, against the best way of each") -> Table:
     """The figures, each with its verdict."""
-    table = Table(title="What is wanted, against the best way of each")
+    table = Table(title=title)
     for name in ("against", "data", "swath's way", "their best way", "ratio", "wanted", ""):
         table.add_column(name, justify="right" if name in ("ratio", "wanted") else "left")
     for figure in figures:

@@ -54,7 +54,7 @@ def test_every_way(tmp_path: Path) -> None:
             for epoch in outcome["epochs"].values():
                 assert epoch["samples"] == 6 * 4
                 assert 0 < epoch["waited_s"] <= epoch["seconds"]
-    assert [(figure["cold"], figure["wanted"]) for figure in record["wanted"]] == [
+    assert [(figure["cold"], figure["wanted"]) for figure in record["wanted"]] == 2 * [
         (True, 5.0),
         (True, 10.0),
         (False, 10.0),
