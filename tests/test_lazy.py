@@ -283,3 +283,12 @@ def test_the_batch_is_freed_when_its_last_name_goes(a: swath.RowArray) -> None:
     """Also that of the call which imported dask, which keeps the frames of who imports it."""
     done = subprocess.run([sys.executable, "-c", _FREED, a.url], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
+
+
+@pytest.mark.parametrize("dtype", [object, "U5", "M8[s]", np.dtypes.StringDType()])
+def test_results_of_any_dtype_are_computed(a: swath.RowArray, dtype: Any) -> None:
+    """Objects must not be laid over memory with rubbish in it, which ends the process."""
+    lazy: Any = a.windows([3, 1, 2]).astype(dtype)
+    found = swath.compute(lazy)
+    assert found.dtype == dtype
+    assert np.array_equal(found, a.gather([3, 1, 2]).astype(dtype))

@@ -20,7 +20,9 @@ _LINE = 64
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """As `numpy.empty`, at the beginning of a line of the processor's cache."""
+    """As `numpy.empty`, at the beginning of a line of the processor's cache; but for objects, which cannot be laid over bytes."""
+    if dtype.hasobject:
+        return np.empty(shape, dtype)
     return _laid(np.empty(math.prod(shape) * dtype.itemsize + _LINE, np.uint8), shape, dtype)
 
 
