@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from swath.cli import options as opt
 from swath.cli.output import array_facts, say, say_array, say_json
-from swath.errors import StoreError
+from swath.errors import DiskFullError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +145,6 @@ def gather(
 
     import swath
     from swath.memory import format_bytes
-    from swath.storage import take_room, writing_to
 
     if out.suffix != ".npy" or out.exists():
         raise click.UsageError(f"{out} is to be a new .npy file" + (", but it exists." if out.exists() else "."))
@@ -157,11 +155,8 @@ def gather(
     shape = a.plan(chosen, window=window, columns=columns).batch_shape
     partial = out.with_name(f".{out.name}.swath-part")
     try:
-        with writing_to(out, a.dtype.itemsize * math.prod(shape)):
-            batch = np.lib.format.open_memmap(partial, "w+", a.dtype, shape)
-            # A page of a mapping for which the disk has no room ends the process.
-            with partial.open("r+b") as file:
-                take_room(file.fileno(), 0, partial.stat().st_size)
+        batch = np.lib.format.open_memmap(partial, "w+", a.dtype, shape)
+        _take_room(partial, out)
         if batch.size:
             a.gather(chosen, window=window, columns=columns, out=batch, memory_limit=memory_limit, verify=verify)
         batch.flush()
@@ -172,6 +167,25 @@ def gather(
         say_json({"out": str(out), "shape": list(shape), "dtype": str(a.dtype), "bytes": batch.nbytes})
     else:
         say(f"{out}: {shape} {a.dtype}, {format_bytes(batch.nbytes)}")
+
+
+def _take_room(partial: Path, out: Path) -> None:
+    """Have the disk give all that a file shall have: a page of a mapping for which it has none ends the process.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    from swath.storage import take_room
+
+    n_bytes = partial.stat().st_size
+    try:
+        with partial.open("r+b") as file:
+            take_room(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        raise DiskFullError(
+            f"There is no room for the {n_bytes} bytes of {out} ({error.strerror}). Ask for fewer windows, or choose another disk."
+        ) from error
 
 
 @click.command()
