@@ -2,7 +2,7 @@
 
 python benchmarks/hostile_input.py               # 10,000 tries of each kind with each program: an hour and a half on two cores
 python benchmarks/hostile_input.py --only "^text" --tries 1000
-python benchmarks/hostile_input.py --program swath        # minutes: the others are what takes so long
+python benchmarks/hostile_input.py --only "^text" --program swath   # six minutes: numpy is what takes the rest
 
 Corpora are those of tests/hostile: sound arrays of which one file was mutated, by a seed, in its bytes or its values; or lies, with
 its checksum made right again; or is no file at all. Each try opens it and reads some windows, in a child process with limits. An error
@@ -50,7 +50,11 @@ _COLUMNS = [
 @click.command()
 @click.option("--tries", default=10_000, show_default=True, help="Of each kind, with each program.")
 @click.option("--only", default="", help="A regular expression for the names of corpora.")
-@click.option("--program", multiple=True, help="Such as swath or h5py. Several may be given.  [default: all]")
+@click.option(
+    "--program",
+    multiple=True,
+    help="Such as swath, beside what its answers are compared with. Several may be given.  [default: all]",
+)
 @folder_option
 @results_option
 def main(tries: int, only: str, program: tuple[str, ...], folder: Path, results: Path) -> None:

@@ -161,9 +161,7 @@ def main(
         console.print(_model_table(title, runs, model))
     console.print(_NOTES)
     for model, some in figures.items():
-        console.print(
-            wanted_table(some, f"What is wanted, the best way of each against the best of swath; model: {model}")
-        )
+        console.print(wanted_table(some, f"What is wanted, against the best way of each; model: {model}"))
     record = {
         "machine": {**describe_machine(), **{name: _version(name) for name in _PACKAGES}},
         "array": [rows, columns],

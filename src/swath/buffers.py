@@ -23,7 +23,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """As `numpy.empty`, at the beginning of a line of the processor's cache; but for objects, which cannot be laid over bytes."""
     if dtype.hasobject:
         return np.empty(shape, dtype)
-    return _laid(np.empty(math.prod(shape) * dtype.itemsize + _LINE, np.uint8), shape, dtype)
+    return _laid(np.empty(_room(shape, dtype), np.uint8), shape, dtype)
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes in which an array has a place, wherever they begin."""
+    return math.prod(shape) * dtype.itemsize + _LINE
 
 
 def _laid(memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -39,7 +44,7 @@ class Buffers:
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array that nobody else has, with rubbish in it; its memory is taken back when nobody refers to it."""
-        n_bytes = math.prod(shape) * dtype.itemsize + _LINE
+        n_bytes = _room(shape, dtype)
         for k in range(len(self._buffers)):
             if self._buffers[k].size >= n_bytes and _references(self._buffers, k) <= _UNUSED:
                 return _laid(self._buffers[k], shape, dtype)

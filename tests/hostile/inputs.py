@@ -59,7 +59,8 @@ def _target(folder: str) -> str:
 def answer(n_rows: int, first: NDArray[Any]) -> str:
     """What the array is: the first eight rows, and how many there are."""
     native = np.ascontiguousarray(first[:_FIRST], np.result_type(first.dtype))
-    return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(native.view(np.uint8) if native.nbytes else b'').hexdigest()[:16]}"
+    content = native.view(np.uint8) if native.nbytes else b""  # a copy would count as growth
+    return f"{n_rows} rows, {native.shape[1:]} {native.dtype}, {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 @cache

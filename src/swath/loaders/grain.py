@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray
+from swath.buffers import empty
 from swath.group import RowGroup
 from swath.loaders.numbered import numbered
 
@@ -89,5 +90,5 @@ class Windows:
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    batch = np.empty(shape, dtype)
+    batch = empty(shape, dtype)
     return batch, batch

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.array import RowArray
 from swath.batches import Batches as RowBatches
+from swath.buffers import empty
 from swath.errors import OptionError
 from swath.group import RowGroup, arrays_of
 from swath.loaders.numbered import numbered
@@ -238,7 +239,7 @@ def _check_dtypes(arrays: Mapping[str, RowArray], of_numbers: str, of_others: st
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, NDArray[Any]]:
     """A tensor, in a worker in shared memory, and the array that it is."""
     if get_worker_info() is None:
-        tensor = torch.from_numpy(np.empty(shape, dtype))
+        tensor = torch.from_numpy(empty(shape, dtype))
     else:  # as default_collate does
         storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
         tensor = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).set_(storage, 0, shape)
