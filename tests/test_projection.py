@@ -149,6 +149,6 @@ def test_the_projection_holds_and_is_near(stores: Path, tmp_path: Path, full: bo
     )
     # Each on a line of its own, whole: its job is what the child takes.
     assert not passed, "\n".join(["took more than was projected:", *passed])
-    # Wanted is 1.5, and about 1.65 is had: what glibc keeps of threads that decode, and of those of a file's library, differs from run to
-    # run, and an upper bound counts the most of it.
-    assert np.median(over) <= 2
+    # An upper bound counts the most that glibc keeps of threads that decode, and of those of a file's library, which differs from run
+    # to run: the median of the whole is within 1.5, that of ten may be more.
+    assert np.median(over) <= (1.5 if full else 2)

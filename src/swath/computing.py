@@ -26,11 +26,13 @@ import dask.local
 import dask.multiprocessing
 import dask.threaded
 import numpy as np
+from dask._task_spec import Task
 from dask.base import get_scheduler
+from numpy.typing import NDArray
 
 from swath.buffers import empty
 from swath.errors import MemoryLimitError, OptionError, OutError
-from swath.gather import gather
+from swath.gather import PROBES, gather, local_cores
 from swath.graphs import Sizes, flat_graph, held_by, jobs_of, sizes_of
 from swath.lazy import WindowsBlock, block_of, blocks_of, engine_bytes, local_threads
 from swath.memory import Room, format_bytes, resolve_limit
@@ -48,6 +50,9 @@ _OF_CLIENT = "dask.distributed"
 
 # What zarr-python holds of the chunks of which a block has a part: as read, decoded, merged, encoded (measured: 4.1 to 5.3 chunks).
 _COPIES_MERGING = 4
+
+# Of a block that h5py copies before it writes it.
+_SLAB_BYTES = 4 * 2**20
 
 # glibc keeps what a thread has freed for that thread, but gives back at once what is larger than this (malloc's own threshold).
 _MOST_KEPT_BYTES = 32 * 2**20
@@ -170,6 +175,8 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
     in_place = isinstance(out, np.ndarray) or out is None
     if in_place and not isinstance(out, np.memmap):
         blocks = [replace(blocks[0], starts=np.concatenate([block.starts for block in blocks]))]
+    if _are_in_memory(blocks):
+        blocks = [replace(block, threads=local_cores()) for block in blocks]
     made = out is None or not in_place  # a batch: that is the result, or a block that is copied
     widest = max(blocks, key=lambda block: block.starts.size)
     largest = widest.plan(limit, batch_in_memory=made)
@@ -189,10 +196,12 @@ def _gather_blocks(lazy: da.Array, blocks: list[WindowsBlock], out: Any, limit: 
 
 def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance) -> Any:
     """Any graph, any scheduler."""
+    is_local = get in (dask.threaded.get, dask.local.get_sync)
     graph = flat_graph(lazy)
+    if is_local:
+        graph |= _tasks_here(graph)
     outputs = {(lazy.name, *index): index for index in np.ndindex(*lazy.numblocks)}
     jobs = jobs_of(graph, list(outputs))
-    is_local = get in (dask.threaded.get, dask.local.get_sync)
     cost = _cost(graph, jobs, sizes_of(lazy, graph), landing=is_local and out is None)
     writing = _writing_bytes(lazy, out, cost.a_result)
     left = Room(limit.n_bytes - _result_bytes(lazy, out), limit.bound_by)
@@ -203,7 +212,7 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
         # No more tasks run beside one another than there are to begin with, or blocks to end with.
         begins = sum(not task.dependencies for task in graph.values())
         most = 1 if get is dask.local.get_sync else min(local_threads(), max(begins, len(outputs)))
-        least = cost.first_task + writing
+        least = cost.first_task + writing + (cost.kept if most > 1 else 0)
         threads = max(1, min(most, 1 + (left.n_bytes - least) // cost.next_task))
         result = _checked_result(lazy, out, least + (threads - 1) * cost.next_task, limit)
         land = _Landing(lazy, result, advance)
@@ -228,6 +237,21 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
     return result
 
 
+def _tasks_here(graph: Mapping[Key, Any]) -> dict[Key, Any]:
+    """The tasks of a graph that gather, for this process: their rows are open, and no more threads read for them than are counted."""
+    blocks = {key: block.opened() for key, task in graph.items() if (block := block_of(task)) is not None}
+    in_memory = _are_in_memory(list(blocks.values()))
+    return {key: Task(key, block.beside_others(in_memory=in_memory)) for key, block in blocks.items()}
+
+
+def _are_in_memory(blocks: Sequence[WindowsBlock]) -> bool:
+    """Whether the rows of all are in the page cache, by some of them. What is not read from a disk needs few threads, each of which
+    takes memory.
+    """
+    some = blocks[:: max(1, -(-len(blocks) // PROBES))]
+    return all(block.in_memory(PROBES // len(some)) for block in some)
+
+
 @dataclass(frozen=True, slots=True)
 class _Cost:
     """Bytes, of the largest job of a graph."""
@@ -240,6 +264,8 @@ class _Cost:
     """One block of the result, while it is put in its place."""
     outputs: int
     """All blocks that a job makes."""
+    kept: int
+    """What the allocator keeps of results that are gone, where threads make them."""
 
 
 def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes, *, landing: bool) -> _Cost:
@@ -259,6 +285,7 @@ def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes, *, landing
         next_task=max(beside, default=0) + engine + _TASK_OVERHEAD,
         a_result=largest,
         outputs=max((sum(map(size, job.outputs)) for job in kinds), default=0),
+        kept=max((n for job in kinds for key in job.graph if (n := size(key)) <= _MOST_KEPT_BYTES), default=0),
     )
 
 
@@ -312,8 +339,29 @@ class _Landing:
     def __call__(self, index: tuple[int, ...], block: Any) -> None:
         place = tuple(slice(edges[i], edges[i + 1]) for edges, i in zip(self._edges, index))
         with self._lock:
-            self._result[place or ...] = block
+            if _is_of("h5py", self._result) and not block.flags.c_contiguous:
+                self._put_slabs(place, block)
+            else:
+                self._result[place or ...] = block
         self._advance(block.nbytes)
+
+    def _put_slabs(self, place: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Whole chunks of the file at a time: h5py copies what does not lie in the order of the file."""
+        (start, stop), tail = (place[0].start, place[0].stop), place[1:]
+        step = _slab_rows(self._result, block.nbytes // len(block))
+        for first in range(start - start % step, stop, step):
+            a, b = max(first, start), min(first + step, stop)
+            self._result[(slice(a, b), *tail)] = block[a - start : b - start]
+
+
+def _is_of(library: str, out: Any) -> bool:
+    return type(out).__module__.partition(".")[0] == library
+
+
+def _slab_rows(dataset: Any, row_bytes: int) -> int:
+    """How many rows of a block are handed to h5py at once, where it copies them: whole chunks, at least one."""
+    chunk_rows: int = dataset.chunks[0] if dataset.chunks else 1
+    return chunk_rows * max(1, _SLAB_BYTES // (chunk_rows * max(1, row_bytes)))
 
 
 def _result_bytes(lazy: da.Array, out: Any) -> int:
@@ -330,7 +378,11 @@ def _writing_bytes(lazy: da.Array, out: Any, block_bytes: int) -> int:
         return 0
     chunk = getattr(out, "shards", None) or getattr(out, "chunks", None) or ()
     a_chunk: int = math.prod(chunk) * out.dtype.itemsize if chunk else 0
-    if type(out).__module__.partition(".")[0] != "zarr":
+    if _is_of("h5py", out) and out.shape:
+        rows = max(lazy.chunks[0], default=1) or 1
+        slab_bytes = min(rows, _slab_rows(out, block_bytes // rows)) * (block_bytes // rows)
+        return slab_bytes + 2 * a_chunk
+    if not _is_of("zarr", out):
         return block_bytes + 2 * a_chunk
     edges = (itertools.accumulate(sizes[:-1]) for sizes in lazy.chunks)
     has_parts = any(edge % n for in_axis, n in zip(edges, chunk) for edge in in_axis)

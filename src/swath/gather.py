@@ -65,9 +65,9 @@ _CACHED_BYTES_FOR_THREADS = 12 * 2**20
 # A local gather of less takes no second, even from a slow disk.
 _MAYBE_LONG_BYTES = 2**26
 
-# Reads whose pages are looked up in the page cache before the number of threads is chosen: one of eight at most, since to look
+# Chunks whose pages are looked up in the page cache before the number of threads is chosen: one of eight reads at most, since to look
 # costs as much as to read what is cached.
-_PROBES = 32
+PROBES = 32
 _READS_A_PROBE = 8
 
 
@@ -90,7 +90,7 @@ def plan_for(
     reach = rows.reach
     most = reach.requests if most_threads is None else most_threads
     if layout.codec != "raw" and not reach.is_remote:  # what is far away waits for its server, and not for the cores
-        most = min(most, _DECODERS_A_CORE * _cores())
+        most = min(most, _DECODERS_A_CORE * local_cores())
     return plan_gather(
         layout,
         check_starts(starts, window, layout.n_rows),
@@ -246,7 +246,8 @@ def check_columns(columns: Any, layout: Layout) -> Columns:
 
 
 def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | None) -> None:
-    cached = not plan.reach.is_remote and _is_cached(rows, plan)
+    probes = plan.first_chunk[:: max(_READS_A_PROBE, -(-plan.first_chunk.size // PROBES))]
+    cached = are_cached(rows, probes)
     access = Access(plan.verify, plan.direct and not cached, plan.tiles)
     threads = _threads(plan, cached)
     tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached else _READS_A_TASK)
@@ -319,17 +320,17 @@ def _threads(plan: Plan, cached: bool) -> int:
         return plan.threads
     if plan.bytes_read < (_CACHED_BYTES_FOR_THREADS if cached else _BYTES_FOR_THREADS):
         return 1
-    return min(plan.threads, _cores()) if cached else plan.threads
+    return min(plan.threads, local_cores()) if cached else plan.threads
 
 
-def _cores() -> int:
+def local_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
-def _is_cached(rows: Rows, plan: Plan) -> bool:
-    """Whether nine of ten probed reads begin in the page cache."""
-    probes = plan.first_chunk[:: max(_READS_A_PROBE, -(-plan.first_chunk.size // _PROBES))].tolist()
+def are_cached(rows: Rows, chunks: IntArray) -> bool:
+    """Whether nine of ten of these chunks begin in the page cache."""
     try:
-        return sum(map(rows.is_cached, probes)) >= 0.9 * len(probes)
+        return not rows.reach.is_remote and sum(map(rows.is_cached, chunks.tolist())) >= 0.9 * chunks.size
     except (OSError, DamagedStoreError):
         return True  # the read itself will tell

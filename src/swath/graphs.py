@@ -12,6 +12,7 @@ from typing import Any
 
 import dask.array as da
 import dask.array.chunk
+import dask.array.reductions
 import numpy as np
 from dask._task_spec import Alias, convert_legacy_graph
 from dask.order import order
@@ -32,6 +33,17 @@ _FILL_THEIR_RESULT = (
     *(getattr(operator, name) for name in ("abs", "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow")),
     *(getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "invert")),
 )
+
+# First steps of reductions that make nothing of the size of their block; others are said to make a copy of it, and a mask.
+_READ_THEIR_BLOCK = (
+    *(getattr(dask.array.chunk, name) for name in ("sum", "prod", "min", "max", "any", "all")),
+    *(getattr(dask.array.reductions, name) for name in ("chunk_min", "chunk_max")),
+)
+_COPIES_REDUCED = 1.25
+
+# Those of means and variances call another for their sums. Before that, variances make of each value how far it is from the mean, and
+# the square of that.
+_SUM = {dask.array.reductions.mean_chunk: 0, dask.array.reductions.moment_chunk: 2}
 
 Sizes = Callable[[Key], int]
 """Bytes of the result of a task."""
@@ -178,14 +190,28 @@ def _made_on_the_way(task: Any, own: int, arguments: int) -> int:
     """Nothing where a result is filled in place or blocks are joined; else as much as goes in or out of the function."""
     if block_of(task) is not None or len(task.dependencies) > 1 or _fills_its_result(task):
         return 0
-    return max(own, arguments) if _reduced_axes(task) else own
+    if not _reduced_axes(task):
+        return own
+    func, bound = _function(task)
+    copies: float = _SUM.get(func, 0)
+    summed = bound.get("sum", dask.array.chunk.sum) if func in _SUM else func
+    if not any(summed is known for known in _READ_THEIR_BLOCK):
+        copies += _COPIES_REDUCED
+    return int(max(own, arguments) * copies)
 
 
 def _fills_its_result(task: Any) -> bool:
-    func = getattr(task, "func", None)
-    while isinstance(func, partial):
-        func = func.func
+    func, _ = _function(task)
     return isinstance(func, np.ufunc) or any(func is known for known in _FILL_THEIR_RESULT)
+
+
+def _function(task: Any) -> tuple[Any, Mapping[str, Any]]:
+    """What a task calls, and the arguments by name that are bound to it."""
+    func, bound = getattr(task, "func", None), dict[str, Any]()
+    while isinstance(func, partial):
+        bound = {**func.keywords, **bound}
+        func = func.func
+    return func, bound
 
 
 def _reduced_axes(task: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import dask
@@ -21,9 +21,9 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import ArrayLike, NDArray
 
 from swath.errors import OptionError
-from swath.gather import Columns, check_columns, gather, plan_for
+from swath.gather import Columns, are_cached, check_columns, gather, local_cores, plan_for
 from swath.memory import Room, dask_worker, resolve_limit
-from swath.plan import Plan, Reach
+from swath.plan import Plan
 from swath.rows import Rows
 from swath.windows import IntArray, check_starts, check_window
 from swath.workers import find_client, team_of
@@ -57,9 +57,11 @@ class WindowsBlock:
     """(n,) a slice of those that were asked, in the smallest dtype that holds a row."""
     window: int
     columns: Columns
+    threads: int | None = None
+    """The most that may read for it; None for as many as its rows want."""
 
     def __call__(self) -> NDArray[Any]:
-        return gather(self.rows, self.plan(resolve_limit(None), most_threads=threads_of_task(self.rows.reach)))
+        return gather(self.rows, self.beside_others().plan(resolve_limit(None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UnopenedBlock, (self.rows.recipe(), self.starts, self.window, self.columns)
@@ -68,7 +70,21 @@ class WindowsBlock:
         """The block itself."""
         return self
 
-    def plan(self, limit: Room, *, batch_in_memory: bool = True, most_threads: int | None = None) -> Plan:
+    def beside_others(self, *, in_memory: bool = False) -> WindowsBlock:
+        """The same with no more threads than it needs while others run: all together keep the disk busy, or the cores."""
+        if self.threads is not None:
+            return self
+        worker = dask_worker()
+        others = local_threads() if worker is None else worker.state.nthreads
+        most = local_cores() if in_memory else self.rows.reach.requests
+        return replace(self, threads=max(1, most // others))
+
+    def in_memory(self, probes: int) -> bool:
+        """Whether its rows are in the page cache, by as many of its windows."""
+        step = max(1, -(-self.starts.size // probes))
+        return are_cached(self.rows, self.starts[::step].astype(np.int64) // self.rows.layout.chunk_rows)
+
+    def plan(self, limit: Room, *, batch_in_memory: bool = True) -> Plan:
         """The plan of this block."""
         starts = self.starts.astype(np.int64)
         return plan_for(
@@ -78,7 +94,7 @@ class WindowsBlock:
             self.columns,
             batch_in_memory=batch_in_memory,
             limit=limit,
-            most_threads=most_threads,
+            most_threads=self.threads,
         )
 
 
@@ -173,15 +189,9 @@ def engine_bytes(block: WindowsBlock | UnopenedBlock) -> int:
     """What the gather of a block takes beside it; 0 for one whose rows are not open here."""
     if not isinstance(block, WindowsBlock):
         return 0
-    cost = block.plan(_ANY_ROOM, most_threads=threads_of_task(block.rows.reach)).cost
+    cost = block.beside_others().plan(_ANY_ROOM).cost
     in_64_bits = block.starts.size * 8  # which are gone when rows are read, but the allocator may keep their place
     return cost.total - cost.batch + in_64_bits
-
-
-def threads_of_task(reach: Reach) -> int:
-    """How many threads may read for one task, so that all that run beside one another keep the disk busy, and no more."""
-    worker = dask_worker()
-    return max(1, reach.requests // (local_threads() if worker is None else worker.state.nthreads))
 
 
 def local_threads() -> int:
