@@ -291,6 +291,15 @@ def test_lazy(tmp_path: Path) -> None:
     assert record["graph"]["windows"] == 1000
 
 
+def test_workers(tmp_path: Path) -> None:
+    record = _script(tmp_path, "workers", "--rows=5000", "--windows=100", "--rounds=1", "--workers=1")
+    assert [(run["way"], run["workers"]) for run in record["runs"]] == [
+        ("windows, to the client", 1),
+        ("their means", 1),
+    ]
+    assert all(min(run["cold_s"], run["warm_s"], run["scheduler_s"]) > 0 for run in record["runs"])
+
+
 _REMOTE = """
 import sys
 import remote, remote_peers

@@ -206,6 +206,21 @@ def _reference_cluster(record: Record) -> str:
     return _table(head, rows)
 
 
+def _workers(record: Record) -> str:
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    for run in record["runs"]:
+        figures = run["cold_s"], run["warm_s"], run["scheduler_s"]
+        found.setdefault((run["way"], run["workers"]), []).append(figures)
+    rows: list[tuple[str, ...]] = []
+    for (way, workers), runs in found.items():
+        cold, warm, scheduler = map(median, zip(*runs))
+        rows.append((way, str(workers), f"{cold:.2f}", f"{warm:.2f}", f"{scheduler:.3f}", f"{scheduler / cold:.1%}"))
+    head = (f"{record['windows']:,} windows of {record['rows']:,} rows", "workers", "cold s", "warm s")
+    return _table(
+        (*head, "as many tasks of nothing s", "of the cold run"), sorted(rows, reverse=True, key=lambda row: row[0])
+    )
+
+
 def _hostile(record: Record) -> str:
     """Corpora of one kind together."""
     kinds: dict[tuple[str, str], list[Record]] = {}
@@ -242,5 +257,6 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "small": _small,
     "source_memory": _source_memory,
     "training": _training,
+    "workers": _workers,
     "writing": _writing,
 }
