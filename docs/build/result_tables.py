@@ -215,10 +215,9 @@ def _workers(record: Record) -> str:
     for (way, workers), runs in found.items():
         cold, warm, scheduler = map(median, zip(*runs))
         rows.append((way, str(workers), f"{cold:.2f}", f"{warm:.2f}", f"{scheduler:.3f}", f"{scheduler / cold:.1%}"))
+    rows.sort(key=lambda row: row[0], reverse=True)
     head = (f"{record['windows']:,} windows of {record['rows']:,} rows", "workers", "cold s", "warm s")
-    return _table(
-        (*head, "as many tasks of nothing s", "of the cold run"), sorted(rows, reverse=True, key=lambda row: row[0])
-    )
+    return _table((*head, "as many tasks of nothing s", "of the cold run"), rows)
 
 
 def _hostile(record: Record) -> str:
