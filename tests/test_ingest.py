@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import faults
 import h5py
 import numpy as np
 import pytest
+import zarr
 from children import run, start
 from numpy.typing import NDArray
 
@@ -355,6 +357,35 @@ def test_memory_stays_below_the_limit_whatever_the_size(tmp_path: Path, large: P
         np.testing.assert_array_equal(swath.open(tmp_path / "a").gather([30_000])[0], file["rows"][30_000:30_016])
 
 
+_OF_DASK = """
+import sys
+from pathlib import Path
+import dask.array as da
+import swath
+
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+swath.ingest(da.zeros((100, 10)), sys.argv[2] + "-first")  # what a first call imports
+rows = da.from_zarr(sys.argv[1])
+before = status("VmRSS")
+swath.ingest(rows, sys.argv[2], memory_limit="192MiB", codec="raw")
+print(status("VmHWM") - before)
+"""
+
+
+def test_what_dask_keeps_for_its_threads_counts(tmp_path: Path, large: Path) -> None:
+    columns = zarr.create_array(tmp_path / "columns.zarr", shape=(32768, 1024), chunks=(2048, 256), dtype="f8")
+    rows = np.load(large / "c.npy", mmap_mode="r")
+    for i in range(0, len(rows), 2048):
+        columns[i : i + 2048] = rows[i : i + 2048]
+    command = [sys.executable, "-c", _OF_DASK, tmp_path / "columns.zarr", tmp_path / "a"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 192 * _MIB  # 280 when dask kept threads for each of ours
+    _assert_holds(tmp_path / "a", rows)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
@@ -372,7 +403,7 @@ def test_what_cannot_be_done_within_the_limit_is_refused(
 
 def test_dask_blocks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        MemoryLimitError, match=r"the source reads 16.00 MiB at once.*limit is 8.00 MiB.*smaller chunks"
+        MemoryLimitError, match=r"the source reads 72.00 MiB at once.*limit is 8.00 MiB.*smaller chunks"
     ):
         swath.ingest(da.zeros((1024, 1024), chunks=-1), tmp_path / "a", memory_limit="8MiB")
     assert list(tmp_path.iterdir()) == []

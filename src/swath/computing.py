@@ -275,14 +275,14 @@ def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes, *, landing
         alike[len(job.graph), tuple(map(size, job.outputs))].append(job)
     kinds = [same[0] for same in alike.values()]
     held = [held_by(job, size, landing=landing) for job in kinds]
-    # Beside the largest task runs the next, or that of another job.
-    beside = (each.tasks[len(same) == 1] for each, same in zip(held, alike.values()))
+    # Beside the largest task runs the next, of the same job or of another.
+    tasks = sorted(n for each, same in zip(held, alike.values()) for n in (*each.tasks, *each.tasks[: len(same) > 1]))
     blocks = {block.starts.size: block for task in graph.values() if (block := block_of(task)) is not None}
     engine = max((engine_bytes(block) for block in blocks.values()), default=0)
     largest = max((size(key) for job in kinds for key in job.outputs), default=0)
     return _Cost(
         first_task=max((each.peak for each in held), default=0) + engine,
-        next_task=max(beside, default=0) + engine + _TASK_OVERHEAD,
+        next_task=(tasks[-2] if tasks else 0) + engine + _TASK_OVERHEAD,
         a_result=largest,
         outputs=max((sum(map(size, job.outputs)) for job in kinds), default=0),
         kept=max((n for job in kinds for key in job.graph if (n := size(key)) <= _MOST_KEPT_BYTES), default=0),
