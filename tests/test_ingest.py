@@ -380,7 +380,7 @@ def test_what_dask_keeps_for_its_threads_counts(tmp_path: Path, large: Path) -> 
     rows = np.load(large / "c.npy", mmap_mode="r")
     for i in range(0, len(rows), 2048):
         columns[i : i + 2048] = rows[i : i + 2048]
-    command = [sys.executable, "-c", _OF_DASK, tmp_path / "columns.zarr", tmp_path / "a"]
+    command = [sys.executable, "-c", _OF_DASK, str(tmp_path / "columns.zarr"), str(tmp_path / "a")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 192 * _MIB  # 280 when dask kept threads for each of ours
     _assert_holds(tmp_path / "a", rows)
