@@ -32,10 +32,10 @@ def check_window(window: Any, n_rows: int) -> int:
         It is not a whole number, or no such window exists in ``n_rows`` rows.
     """
     try:
-        rows = operator.index(window)
+        rows = 0 if isinstance(window, (bool, np.bool_)) else operator.index(window)
     except TypeError:
         rows = 0
-    if isinstance(window, (bool, np.bool_)) or not 1 <= rows <= n_rows:
+    if not 1 <= rows <= n_rows:
         raise WindowError(
             f"window is {window!r}, but this array has {n_rows} rows. Give a whole number of rows in [1, {n_rows}]."
         )
