@@ -1,6 +1,8 @@
 """What CI runs: `nox` for all, `nox -s check` for formatter, linter and types, `nox -s docs` for the pages, `nox -s audit` for
-withdrawn releases, the others for tests. `nox -s lock` is for a person, who renews what all of them install."""
+withdrawn releases, the others for tests. `nox -s lock` is for a person, who renews what all of them install, and `nox -s lowest` for one who
+wonders whether the oldest releases that pyproject.toml allows still do."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -46,6 +48,19 @@ def tests(session: nox.Session) -> None:
         # Scripts, pages and notebooks beside the package: what they show is the same on each Python.
         command += [f"--ignore=tests/test_{name}.py" for name in ("benchmarks", "docs", "notebooks")]
     session.run(*command, *session.posargs)
+
+
+@nox.session(python="3.12", default=False)
+def lowest(session: nox.Session) -> None:
+    """The same tests with the oldest release that is allowed of each package that swath needs, or takes if it is there."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = (project["optional-dependencies"][name] for name in ("distributed", "images", "plot", "text", "xarray"))
+    oldest = Path(session.create_tmp()) / "oldest.txt"
+    allowed = "\n".join([*project["dependencies"], *itertools.chain(*extras)])
+    oldest.write_text(re.sub(r"\[.*\]", "", allowed).replace(">=", "=="))
+    session.install(".", "--group", "test", "-c", str(oldest))
+    session.run("python", "tests/install_servers.py")
+    session.run("pytest", "-n2", "--dist=worksteal", "--import-mode=importlib", *session.posargs)
 
 
 @nox.session(python="3.12")
