@@ -155,6 +155,7 @@ def _run_round(
         for other in targets.values():
             drop_cache(other)
         own = [entry for entry in entries if entry.target == name]
+        click.echo(f"Round {seed}, {'cold' if cold else 'warm'}: {len(own)} ways of {name}", err=True)
         # Below a virtual disk the host may have a cache of its own, which the first to read these windows fills.
         turn = seed % max(1, len(own))
         for entry in own[turn:] + own[:turn]:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from oracle import assert_same, expected
 
 import swath
+from swath.computing import tasks_here
 from swath.errors import MemoryLimitError, OptionError, OutError, StartsError, SwathError
+from swath.gather import local_cores
 from swath.graphs import flat_graph, held_by, jobs_of, sizes_of
 from swath.memory import Room
 
@@ -257,6 +259,22 @@ def test_what_a_graph_is_said_to_hold(a: swath.RowArray, made: Callable[[da.Arra
     outputs = [(lazy.name, *index) for index in np.ndindex(*lazy.numblocks)]
     held = [held_by(job, sizes_of(lazy, graph), landing=False) for job in jobs_of(graph, outputs)]
     assert max(each.peak for each in held) == pytest.approx(blocks * 5 * 16 * 30 * 8)
+
+
+@pytest.mark.parametrize(
+    ("cached", "at_once", "threads"),
+    [
+        pytest.param(True, 2, max(1, local_cores() // 2), id="from memory by as many as cores"),
+        pytest.param(False, 2, 16, id="from a disk by 32"),
+        pytest.param(False, 8, 6, id="divided among the five that there are, and not eight"),
+    ],
+)
+def test_tasks_divide_the_threads_that_read(
+    a: swath.RowArray, monkeypatch: pytest.MonkeyPatch, cached: bool, at_once: int, threads: int
+) -> None:
+    monkeypatch.setattr("swath.lazy.are_cached", lambda *_: cached)
+    tasks = tasks_here(flat_graph(a.windows(STARTS, block=100) + 0), at_once)
+    assert [task.func.threads for task in tasks.values()] == 5 * [threads]
 
 
 def test_the_chunks_of_a_file_are_counted(a: swath.RowArray, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
     is_local = get in (dask.threaded.get, dask.local.get_sync)
     graph = flat_graph(lazy)
     if is_local:
-        graph |= _tasks_here(graph)
+        graph |= tasks_here(graph, 1 if get is dask.local.get_sync else local_threads())
     outputs = {(lazy.name, *index): index for index in np.ndindex(*lazy.numblocks)}
     jobs = jobs_of(graph, list(outputs))
     cost = _cost(graph, jobs, sizes_of(lazy, graph), landing=is_local and out is None)
@@ -237,11 +237,12 @@ def _run_graph(lazy: da.Array, get: Any, out: Any, limit: Room, advance: Advance
     return result
 
 
-def _tasks_here(graph: Mapping[Key, Any]) -> dict[Key, Any]:
+def tasks_here(graph: Mapping[Key, Any], at_once: int) -> dict[Key, Any]:
     """The tasks of a graph that gather, for this process: their rows are open, and no more threads read for them than are counted."""
     blocks = {key: block.opened() for key, task in graph.items() if (block := block_of(task)) is not None}
     in_memory = _are_in_memory(list(blocks.values()))
-    return {key: Task(key, block.beside_others(in_memory=in_memory)) for key, block in blocks.items()}
+    others = min(at_once, len(blocks))
+    return {key: Task(key, block.beside(others, in_memory=in_memory)) for key, block in blocks.items()}
 
 
 def _are_in_memory(blocks: Sequence[WindowsBlock]) -> bool:

@@ -61,7 +61,7 @@ class WindowsBlock:
     """The most that may read for it; None for as many as its rows want."""
 
     def __call__(self) -> NDArray[Any]:
-        return gather(self.rows, self.beside_others().plan(resolve_limit(None)))
+        return gather(self.rows, self.bounded().plan(resolve_limit(None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UnopenedBlock, (self.rows.recipe(), self.starts, self.window, self.columns)
@@ -70,14 +70,17 @@ class WindowsBlock:
         """The block itself."""
         return self
 
-    def beside_others(self, *, in_memory: bool = False) -> WindowsBlock:
-        """The same with no more threads than it needs while others run: all together keep the disk busy, or the cores."""
+    def beside(self, others: int, *, in_memory: bool = False) -> WindowsBlock:
+        """The same with no more threads than so many tasks at once want each: all together keep the disk busy, or the cores."""
+        most = local_cores() if in_memory else self.rows.reach.requests
+        return replace(self, threads=max(1, most // others))
+
+    def bounded(self) -> WindowsBlock:
+        """The same, beside as many tasks as run at once where it is now, unless its threads are given."""
         if self.threads is not None:
             return self
         worker = dask_worker()
-        others = local_threads() if worker is None else worker.state.nthreads
-        most = local_cores() if in_memory else self.rows.reach.requests
-        return replace(self, threads=max(1, most // others))
+        return self.beside(local_threads() if worker is None else worker.state.nthreads)
 
     def in_memory(self, probes: int) -> bool:
         """Whether its rows are in the page cache, by as many of its windows."""
@@ -189,7 +192,7 @@ def engine_bytes(block: WindowsBlock | UnopenedBlock) -> int:
     """What the gather of a block takes beside it; 0 for one whose rows are not open here."""
     if not isinstance(block, WindowsBlock):
         return 0
-    cost = block.beside_others().plan(_ANY_ROOM).cost
+    cost = block.bounded().plan(_ANY_ROOM).cost
     in_64_bits = block.starts.size * 8  # which are gone when rows are read, but the allocator may keep their place
     return cost.total - cost.batch + in_64_bits
 
