@@ -246,9 +246,7 @@ def tasks_here(graph: Mapping[Key, Any], at_once: int) -> dict[Key, Any]:
 
 
 def _are_in_memory(blocks: Sequence[WindowsBlock]) -> bool:
-    """Whether the rows of all are in the page cache, by some of them. What is not read from a disk needs few threads, each of which
-    takes memory.
-    """
+    """Whether the rows of all are in the page cache, by some of them: then few threads read as fast as many, and take less memory."""
     some = blocks[:: max(1, -(-len(blocks) // PROBES))]
     return all(block.in_memory(PROBES // len(some)) for block in some)
 
@@ -349,7 +347,8 @@ class _Landing:
     def _put_slabs(self, place: tuple[slice, ...], block: NDArray[Any]) -> None:
         """Whole chunks of the file at a time: h5py copies what does not lie in the order of the file."""
         (start, stop), tail = (place[0].start, place[0].stop), place[1:]
-        step = _slab_rows(self._result, block.nbytes // len(block))
+        chunk_rows = self._result.chunks[0] if self._result.chunks else 1
+        step = chunk_rows * max(1, _SLAB_BYTES // (chunk_rows * (block.nbytes // len(block))))
         for first in range(start - start % step, stop, step):
             a, b = max(first, start), min(first + step, stop)
             self._result[(slice(a, b), *tail)] = block[a - start : b - start]
@@ -357,12 +356,6 @@ class _Landing:
 
 def _is_of(library: str, out: Any) -> bool:
     return type(out).__module__.partition(".")[0] == library
-
-
-def _slab_rows(dataset: Any, row_bytes: int) -> int:
-    """How many rows of a block are handed to h5py at once, where it copies them: whole chunks, at least one."""
-    chunk_rows: int = dataset.chunks[0] if dataset.chunks else 1
-    return chunk_rows * max(1, _SLAB_BYTES // (chunk_rows * max(1, row_bytes)))
 
 
 def _result_bytes(lazy: da.Array, out: Any) -> int:
@@ -380,9 +373,9 @@ def _writing_bytes(lazy: da.Array, out: Any, block_bytes: int) -> int:
     chunk = getattr(out, "shards", None) or getattr(out, "chunks", None) or ()
     a_chunk: int = math.prod(chunk) * out.dtype.itemsize if chunk else 0
     if _is_of("h5py", out) and out.shape:
-        rows = max(lazy.chunks[0], default=1) or 1
-        slab_bytes = min(rows, _slab_rows(out, block_bytes // rows)) * (block_bytes // rows)
-        return slab_bytes + 2 * a_chunk
+        chunk_rows: int = chunk[0] if chunk else 1
+        row_bytes: int = math.prod(map(max, lazy.chunks[1:])) * out.dtype.itemsize
+        return min(block_bytes, max(_SLAB_BYTES, chunk_rows * row_bytes)) + 2 * a_chunk
     if not _is_of("zarr", out):
         return block_bytes + 2 * a_chunk
     edges = (itertools.accumulate(sizes[:-1]) for sizes in lazy.chunks)
