@@ -644,6 +644,13 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[SwathError], str]] = {
         FormatError,
         "rows",
     ),
+    "zero-chunks-v3": (
+        lambda f: _edited(
+            _array(f), lambda m: m["chunk_grid"]["configuration"].update(chunk_shape=[0, 4, 6]), "zarr.json"
+        ),
+        FormatError,
+        "rows",
+    ),
     "unlike-dimensions": (
         lambda f: _edited(_array(f, zarr_format=2), lambda m: m.update(chunks=[8, 4]), ".zarray"),
         FormatError,

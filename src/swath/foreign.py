@@ -183,7 +183,7 @@ def open_zarr(folder: Folder, window: int) -> ForeignZarr:
     encoded = _read_metadata(folder)  # first: what is replaced from here on is found out by them
     array = _open_array(folder)
     try:
-        json.loads(encoded)
+        document = json.loads(encoded)
     except ValueError as error:
         raise FormatError(
             f"The metadata of {folder.url} are no JSON ({error}). Open it again, or restore them."
@@ -194,10 +194,11 @@ def open_zarr(folder: Folder, window: int) -> ForeignZarr:
             f"The Zarr array {folder.url} has shape {array.shape} and dtype {array.dtype}, so it has no rows of one size. "
             "Choose an array with at least one row and a dtype of fixed size."
         )
-    if b'"chunks"' in encoded and json.loads(encoded).get("chunks", list(array.chunks)) != list(array.chunks):
-        raise FormatError(
-            f"{folder.url}/.zarray has chunks of no rows. Restore the file."
-        )  # zarr-python mends it in silence
+    grid = document if "chunks" in document else document.get("chunk_grid", {}).get("configuration", {})
+    of_files = list(array.shards or array.chunks)
+    told = grid.get("chunks", grid.get("chunk_shape", of_files))
+    if told != of_files or 0 in told:  # zarr-python mends it in silence
+        raise FormatError(f"The metadata of {folder.url} tell of chunks of {told} values. Restore them.")
     native = np.result_type(dtype)
     decoder, chunks, shards, sharding, codec = _codecs(array, encoded, dtype)
     # What the indexes list for a row of chunks: the chunks of all shards side by side, those beyond the array too.
