@@ -58,7 +58,7 @@ def lowest(session: nox.Session) -> None:
     oldest = Path(session.create_tmp()) / "oldest.txt"
     allowed = "\n".join([*project["dependencies"], *itertools.chain(*extras)])
     oldest.write_text(re.sub(r"\[.*\]", "", allowed).replace(">=", "=="))
-    session.install(".", "--group", "test", "-c", str(oldest))
+    session.install(".", "--group", "test", "-c", f"{oldest}")
     session.run("python", "tests/install_servers.py")
     session.run("pytest", "-n2", "--dist=worksteal", "--import-mode=importlib", *session.posargs)
 

@@ -54,7 +54,7 @@ PURE = LEVEL["sampling"]
 OWNERS = {
     "zarr": {"metadata", "foreign", "sources", "storage", "targets"},
     "obstore": {"storage"},
-    "dask": {"lazy", "graphs", "computing"},
+    "dask": {"lazy", "graphs", "computing", "sources"},
     "distributed": {"workers"},
     "h5py": {"sources", "targets"},
     "PIL": {"sources"},

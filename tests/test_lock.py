@@ -42,7 +42,8 @@ def test_each_install_of_the_checks_is_constrained() -> None:
     sessions = (_ROOT / "noxfile.py").read_text().split("@nox.session")[1:]
     for session in sessions:
         for words in re.findall(r"session\.install\(([^)]*)\)", session):
-            assert words in ('"uv"', '"pip-audit"'), words
+            oldest = '".", "--group", "test", "-c", f"{oldest}"'
+            assert words in ('"uv"', '"pip-audit"', oldest), words
 
 
 @pytest.mark.skipif("CI" not in os.environ, reason="whoever works on it may have other releases")
