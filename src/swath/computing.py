@@ -280,12 +280,12 @@ def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes, *, landing
     held = [held_by(job, size, landing=landing) for job in kinds]
     # Beside the largest task runs the next, of the same job or of another.
     tasks = sorted(n for each, same in zip(held, alike.values()) for n in (*each.tasks, *each.tasks[: len(same) > 1]))
-    blocks = {block.starts.size: block for task in graph.values() if (block := block_of(task)) is not None}
-    engine = max((engine_bytes(block) for block in blocks.values()), default=0)
+    blocks = [block for task in graph.values() if (block := block_of(task)) is not None]
+    engine = max(map(engine_bytes, {block.starts.size: block for block in blocks}.values()), default=0)
     largest = max((size(key) for job in kinds for key in job.outputs), default=0)
     return _Cost(
         first_task=max((each.peak for each in held), default=0) + engine,
-        next_task=(tasks[-2] if tasks else 0) + engine + _TASK_OVERHEAD,
+        next_task=(tasks[-2] if tasks else 0) + (engine if len(blocks) > 1 else 0) + _TASK_OVERHEAD,
         a_result=largest,
         outputs=max((sum(map(size, job.outputs)) for job in kinds), default=0),
         kept=max((n for job in kinds for key in job.graph if (n := size(key)) <= _MOST_KEPT_BYTES), default=0),
@@ -389,7 +389,7 @@ def _writing_bytes(lazy: da.Array, out: Any, block_bytes: int) -> int:
     # A chunk that is written once leaves two copies at most, whatever there are of threads.
     kept = 2 * threads if has_parts else min(threads, 2 * n_chunks)
     copies: int = (_COPIES_MERGING if has_parts else 0) + (kept if a_chunk <= _MOST_KEPT_BYTES else 0)
-    return 2 * block_bytes + copies * a_chunk
+    return block_bytes + copies * a_chunk
 
 
 def _checked_result(lazy: da.Array, out: Any, in_flight: int, limit: Room) -> Any:
