@@ -136,13 +136,11 @@ def test_compute_lands_anywhere(a: swath.RowArray, tmp_path: Path, out: str, sch
 def test_what_does_not_lie_as_in_the_file_is_written_a_slab_at_a_time(tmp_path: Path, chunks: Any) -> None:
     rows = np.random.default_rng(0).normal(size=(2000, 300))
     starts = np.arange(0, 1980, 4)
-    lazy = (
-        swath.ingest(rows, tmp_path / "rows").windows(starts, block=330).transpose(2, 1, 0)
-    )  # blocks of 12.7 and 6.3 MB
-    out = h5py.File(tmp_path / "out.h5", "w").create_dataset("x", lazy.shape, "f8", chunks=chunks)
-    swath.compute(
-        lazy[:, :, :3], out=h5py.File(tmp_path / "first.h5", "w").create_dataset("x", (300, 16, 3), "f8")
-    )  # imports
+    # Blocks of 12.7 and 6.3 MB.
+    lazy = swath.ingest(rows, tmp_path / "rows").windows(starts, block=330).transpose(2, 1, 0)
+    file = h5py.File(tmp_path / "out.h5", "w")
+    out = file.create_dataset("x", lazy.shape, "f8", chunks=chunks)
+    swath.compute(lazy[:, :, :3], out=file.create_dataset("first", (300, 16, 3), "f8"))  # what a first call imports
     tracemalloc.start()
     try:
         swath.compute(lazy, out=out, scheduler="synchronous")

@@ -35,7 +35,7 @@ from swath.errors import MemoryLimitError, OptionError, OutError
 from swath.gather import PROBES, gather, local_cores
 from swath.graphs import Sizes, flat_graph, held_by, jobs_of, sizes_of
 from swath.lazy import WindowsBlock, block_of, blocks_of, engine_bytes, local_threads
-from swath.memory import Room, format_bytes, resolve_limit
+from swath.memory import MOST_KEPT_BYTES, Room, format_bytes, resolve_limit
 from swath.progress import Advance, progress_bar
 from swath.workers import Job, Key, Team, computed, team_of
 
@@ -53,9 +53,6 @@ _COPIES_MERGING = 4
 
 # Of a block that h5py copies before it writes it.
 _SLAB_BYTES = 4 * 2**20
-
-# glibc keeps what a thread has freed for that thread, but gives back at once what is larger than this (malloc's own threshold).
-_MOST_KEPT_BYTES = 32 * 2**20
 
 # Where one thread computes, it keeps up to twice the largest that was freed (mallopt(3), M_TRIM_THRESHOLD); of threads that have heaps of
 # their own no more than one such place beside what they use was ever seen, in 280 configurations of tests/test_projection.py.
@@ -288,7 +285,7 @@ def _cost(graph: Mapping[Key, Any], jobs: Sequence[Job], size: Sizes, *, landing
         next_task=(tasks[-2] if tasks else 0) + (engine if len(blocks) > 1 else 0) + _TASK_OVERHEAD,
         a_result=largest,
         outputs=max((sum(map(size, job.outputs)) for job in kinds), default=0),
-        kept=max((n for job in kinds for key in job.graph if (n := size(key)) <= _MOST_KEPT_BYTES), default=0),
+        kept=max((n for job in kinds for key in job.graph if (n := size(key)) <= MOST_KEPT_BYTES), default=0),
     )
 
 
@@ -388,7 +385,7 @@ def _writing_bytes(lazy: da.Array, out: Any, block_bytes: int) -> int:
     n_chunks = math.prod(-(-n // c) for n, c in zip(lazy.shape, chunk))
     # A chunk that is written once leaves two copies at most, whatever there are of threads.
     kept = 2 * threads if has_parts else min(threads, 2 * n_chunks)
-    copies: int = (_COPIES_MERGING if has_parts else 0) + (kept if a_chunk <= _MOST_KEPT_BYTES else 0)
+    copies: int = (_COPIES_MERGING if has_parts else 0) + (kept if a_chunk <= MOST_KEPT_BYTES else 0)
     return block_bytes + copies * a_chunk
 
 

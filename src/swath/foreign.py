@@ -198,7 +198,10 @@ def open_zarr(folder: Folder, window: int) -> ForeignZarr:
     of_files = list(array.shards or array.chunks)
     told = grid.get("chunks", grid.get("chunk_shape", of_files))
     if told != of_files or 0 in told:  # zarr-python mends it in silence
-        raise FormatError(f"The metadata of {folder.url} tell of chunks of {told} values. Restore them.")
+        raise FormatError(
+            f"The metadata of {folder.url} tell of chunks of {told} values, but a chunk has at least one along each of the "
+            f"{len(array.shape)} axes. Restore the metadata."
+        )
     native = np.result_type(dtype)
     decoder, chunks, shards, sharding, codec = _codecs(array, encoded, dtype)
     # What the indexes list for a row of chunks: the chunks of all shards side by side, those beyond the array too.

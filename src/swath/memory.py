@@ -26,6 +26,9 @@ _UNITS |= {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGTP")}
 _UNITS |= {f"{p}IB": 1024 ** (i + 1) for i, p in enumerate("KMGTP")}
 _UNITS |= {unit[:-1]: size for unit, size in _UNITS.items() if len(unit) > 1}
 
+MOST_KEPT_BYTES = 32 * 2**20
+"""glibc keeps what a thread has freed for that thread, but gives back at once what is larger than this (malloc's own threshold)."""
+
 # A share is left for what nobody counts: the interpreter's own arenas, other threads, the kernel's pages.
 _SHARE_OF_ROOM = 0.9
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import SourceError
+from swath.memory import MOST_KEPT_BYTES
 from swath.sources import check_rows
 
 # Beside what dask computes of a Zarr array. Each of zarr-python's threads turns encoded bytes into a chunk, and that into a block, and
@@ -20,7 +21,6 @@ from swath.sources import check_rows
 # a row, 26, 74 and 77 MB were kept when 60,000 rows had been read, over some 25 that the libraries take when they are first called.
 _BLOCKS_KEPT = 3
 _BLOCKS_IN_THREAD = 2
-_MOST_KEPT_BYTES = 32 * 2**20
 _CALL_BYTES = 32 * 2**20
 
 
@@ -70,7 +70,7 @@ class DaskSource:
         row_of_blocks = int(max(self.array.chunks[0])) * math.prod(self.shape[1:]) * itemsize
         block = math.prod(map(max, self.array.chunks)) * itemsize
         threads = min(os.cpu_count() or 1, -(-row_of_blocks // max(1, block)))
-        beside = _BLOCKS_KEPT * row_of_blocks if block <= _MOST_KEPT_BYTES else _BLOCKS_IN_THREAD * threads * block
+        beside = _BLOCKS_KEPT * row_of_blocks if block <= MOST_KEPT_BYTES else _BLOCKS_IN_THREAD * threads * block
         return _CALL_BYTES + 2 * row_of_blocks + beside
 
     def describe(self) -> dict[str, Any]:
