@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ import swath
 from swath.buffers import Buffers, empty
 from swath.decoder import blosc_part
 from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
-from swath.layout import STAMP_BYTES
+from swath.gather import threads_for
+from swath.landing import Lander
+from swath.layout import STAMP_BYTES, Layout
 from swath.measure import drop_cache
+from swath.memory import Room
+from swath.plan import plan_gather
 from swath.storage import LocalFolder, Scratch
 
 ROWS = np.random.default_rng(0).integers(0, 1000, (5000, 300))
@@ -45,6 +50,44 @@ def test_every_way_gives_the_same_rows(
     wanted = expected(ROWS, STARTS, 16)
     batch = array.gather(STARTS, verify=verify, direct=direct, columns=columns)
     assert_same(batch, wanted if columns is None else wanted[:, :, columns])
+
+
+@pytest.mark.parametrize(
+    ("codec", "window", "windows", "threads"),
+    [
+        ("raw", 16, 100, 1),  # over in a moment
+        ("raw", 16, 300, 1),  # each opens a shard
+        ("raw", 16, 4000, 4),
+        ("raw", 1, 4000, 1),  # Python takes longer than the bytes
+        ("lz4", 16, 4000, 1),
+        ("zstd", 16, 4000, 4),
+    ],
+)
+def test_threads_share_what_is_in_memory_where_they_gain(
+    codec: Any, window: int, windows: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swath.gather.local_cores", lambda: 4)
+    layout = Layout(500_000, (2000,), np.dtype("f8"), 4 if codec == "raw" else 16, 4192, codec)
+    starts = np.random.default_rng(0).integers(0, 499_984, windows)
+    limit = Room(2**40, "the test")
+    plan = plan_gather(layout, starts, window, columns=None, batch_in_memory=True, limit=limit)
+    assert threads_for(plan, cached=True) == threads
+    assert threads_for(plan, cached=False) == plan.threads
+
+
+def test_threads_share_what_is_in_memory(array: swath.RowArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swath.gather._COPIES_A_PYTHON", 0)
+    monkeypatch.setattr("swath.gather._LEAST_COPY_SECONDS", 0)
+    seen: set[str] = set()
+    land = Lander.land
+
+    def noted(lander: Lander, first: int, stop: int) -> None:
+        seen.add(threading.current_thread().name)
+        land(lander, first, stop)
+
+    monkeypatch.setattr(Lander, "land", noted)
+    assert_same(array.gather(STARTS), expected(ROWS, STARTS, 16))
+    assert all(name.startswith("swath-gather") for name in seen)
 
 
 @pytest.mark.parametrize("name", ["verify", "direct"])

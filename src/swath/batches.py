@@ -18,7 +18,7 @@ from swath.ahead import Ahead
 from swath.buffers import Buffers
 from swath.drawing import FAINT, WANTED, Bar, bar_chart
 from swath.errors import MemoryLimitError, OptionError
-from swath.gather import Direct, plan_for
+from swath.gather import plan_for
 from swath.html import card, shown_place
 from swath.memory import Room, format_bytes, parse_bytes, resolve_limit
 from swath.population import Population
@@ -354,9 +354,8 @@ def batches_of(
     parts = {}
     for name, rows in arrays.items():
         plan = plan_for(rows, [], window, kept[name], limit=limit)
-        direct: Direct = "always" if plan.direct else "never"
         wanted = _check_dtype(dtypes[name], rows.layout.dtype)
-        parts[name] = Part(rows, window, plan.columns, plan.batch_shape[1:], wanted, direct)
+        parts[name] = Part(rows, window, plan.columns, plan.batch_shape[1:], wanted)
     recipe = Recipe(sampler, parts, Finish(is_group, transform), 1, limit)
     return _fitted(recipe, prefetch, limit, progress)
 

@@ -57,10 +57,20 @@ _CACHED_READS_A_TASK = 48
 # Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2
 
-# Below this a second thread costs more to start than it saves; and of what is in memory below that: 8 windows of 256 KB came at 6,200 a
-# second by one thread and 3,600 by two, 32 at 7,700 and 7,000, 64 at 8,300 and 9,500.
+# Below this a second thread costs more to start than it saves.
 _BYTES_FOR_THREADS = 2**20
-_CACHED_BYTES_FOR_THREADS = 12 * 2**20
+
+# Of what is in memory a second thread saves copying and decoding; Python's own steps it makes slower, since the two hand the interpreter's
+# lock round at each call of the system. So it gains where the former takes three times as long as the latter, and not over in a
+# moment. Two threads against one, on two hyperthreads: 500 windows of 256 KB in 120 shards 0.84x as fast, 1,000 1.26x, 4,000 1.43x;
+# 4,000 of 16 KB 0.78x; 32 MB in windows of 4 MB 0.97x, 128 MB 1.3x; lz4 0.6 to 0.85x, windows of 1 MB up to 1.1x; zstd 0.8 to 0.9x
+# where it takes less than 10 ms, then 1.3 to 1.6x.
+_COPIES_A_PYTHON = 3
+_LEAST_COPY_SECONDS = 5e-3
+
+# What one thread takes: bytes of rows a second, copied or decoded; and Python to open a shard, for a read, and for a chunk to be decoded.
+_COPIED, _DECODED, _DECODED_LZ4 = 8e9, 1.2e9, 5e9
+_SHARD_SECONDS, _READ_SECONDS, _CHUNK_SECONDS = 15e-6, 10e-6, 20e-6
 
 # A local gather of less takes no second, even from a slow disk.
 _MAYBE_LONG_BYTES = 2**26
@@ -249,7 +259,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     probes = plan.first_chunk[:: max(_READS_A_PROBE, -(-plan.first_chunk.size // PROBES))]
     cached = are_cached(rows, probes)
     access = Access(plan.verify, plan.direct and not cached, plan.tiles)
-    threads = _threads(plan, cached)
+    threads = threads_for(plan, cached)
     tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached else _READS_A_TASK)
     threads = min(threads, len(tasks))
     bytes_a_chunk = 0.0 if advance is None else plan.bytes_wanted / plan.chunks
@@ -310,7 +320,7 @@ def _tasks(plan: Plan, threads: int, most_reads: int) -> list[tuple[int, int]]:
     return [(i, min(i + most, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, most)]
 
 
-def _threads(plan: Plan, cached: bool) -> int:
+def threads_for(plan: Plan, cached: bool) -> int:
     """How many threads: a few for bytes in memory, many for a disk, which needs many requests in flight.
 
     More threads than cores slow down what is in memory (7.3 GB/s with 2 threads, 3.7 with 16, on 2 cores), and fewer
@@ -318,9 +328,18 @@ def _threads(plan: Plan, cached: bool) -> int:
     """
     if plan.reach.is_remote:
         return plan.threads
-    if plan.bytes_read < (_CACHED_BYTES_FOR_THREADS if cached else _BYTES_FOR_THREADS):
+    if plan.bytes_read < _BYTES_FOR_THREADS:
         return 1
-    return min(plan.threads, local_cores()) if cached else plan.threads
+    if not cached:
+        return plan.threads
+    python = plan.shards.size * _SHARD_SECONDS + plan.first_chunk.size * _READ_SECONDS
+    if plan.bytes_decoded:
+        python += plan.chunks * len(plan.tiles) * _CHUNK_SECONDS
+        copies = plan.bytes_decoded / (_DECODED_LZ4 if plan.layout.codec == "lz4" else _DECODED)
+    else:
+        copies = plan.bytes_read / _COPIED
+    gains = copies > max(_COPIES_A_PYTHON * python, _LEAST_COPY_SECONDS)
+    return min(plan.threads, local_cores()) if gains else 1
 
 
 def local_cores() -> int:

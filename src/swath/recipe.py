@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from swath.buffers import Buffers
 from swath.errors import OptionError, SwathError
-from swath.gather import Direct, gather_now, plan_for
+from swath.gather import gather_now, plan_for
 from swath.memory import Room
 from swath.plan import Plan
 from swath.rows import Rows
@@ -31,8 +31,6 @@ class Part:
     shape: tuple[int, ...]
     """Of one window, with the columns that are kept."""
     dtype: np.dtype[Any]
-    direct: Direct
-    """Chosen once: what is chosen by looks at the memory of the machine, which takes as long as to gather a small batch."""
 
     @property
     def window_bytes(self) -> int:
@@ -53,15 +51,7 @@ class Part:
 
     def plan(self, starts: IntArray, limit: Room) -> Plan:
         """What a gather of some windows would read and take beside them."""
-        return plan_for(
-            self.rows,
-            starts,
-            self.window,
-            self.columns,
-            batch_in_memory=False,
-            limit=limit,
-            direct=self.direct,
-        )
+        return plan_for(self.rows, starts, self.window, self.columns, batch_in_memory=False, limit=limit)
 
     def read(self, starts: IntArray, out: NDArray[Any], limit: Room, scratch: Buffers) -> None:
         """Gather some windows into ``out``, as the caller gets them."""
@@ -79,7 +69,7 @@ class Part:
             ) from None
 
     def _gather(self, starts: IntArray, out: NDArray[Any], limit: Room) -> None:
-        gather_now(self.rows, starts, self.window, self.columns, out, limit, "always", self.direct)
+        gather_now(self.rows, starts, self.window, self.columns, out, limit, "always", "auto")
 
 
 @dataclass(frozen=True, slots=True)

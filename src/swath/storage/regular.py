@@ -5,6 +5,7 @@ A fifo would keep its reader waiting, a device has no end, and a link may lead a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -23,18 +24,14 @@ _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 def beneath(folder: Path, key: str) -> str:
     """The path of a key in a folder, if neither the key nor a link on the way leads out of it. The folder itself may be a link.
 
-    What is not there, or changes meanwhile, is for the call that opens it. This is asked for each file that is read: by pathlib it
-    would take as long as all the rest of opening it.
+    What is not there, or changes meanwhile, is for the call that opens it.
 
     Raises
     ------
     StoreAccessError
     """
-    parts = key.split("/")
-    if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
-        raise StoreAccessError(f"{key!r} names nothing that lies in {folder}. Restore the metadata that name it.")
     path = str(folder)
-    for part in parts:
+    for part in _parts(folder, key):
         path = f"{path}/{part}"
         if os.path.islink(path):  # noqa: PTH114
             break
@@ -47,6 +44,30 @@ def beneath(folder: Path, key: str) -> str:
             "or, if you trust it, give zarr.storage.LocalStore(path), which follows links."
         )
     return str(real)
+
+
+def _parts(folder: Path, key: str) -> list[str]:
+    parts = key.split("/")
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
+        raise StoreAccessError(f"{key!r} names nothing that lies in {folder}. Restore the metadata that name it.")
+    return parts
+
+
+def open_beneath(folder: Path, key: str, flags: int = 0) -> tuple[str, int, os.stat_result]:
+    """Open a file for reading whose key is as `beneath` wants it: its path, its descriptor, and what the system says of it.
+
+    Of a key in the folder itself the system refuses a link when it opens it: to look for one before would take as long as to open.
+
+    Raises
+    ------
+    StoreAccessError, DamagedStoreError, FileNotFoundError
+    """
+    if len(_parts(folder, key)) == 1:
+        path = f"{folder}/{key}"
+        with contextlib.suppress(DamagedStoreError):  # a link, which may lead to a file that lies here too
+            return path, *open_regular(path, flags | os.O_NOFOLLOW)
+    path = beneath(folder, key)
+    return path, *open_regular(path, flags)
 
 
 def open_regular(path: str, flags: int = 0) -> tuple[int, os.stat_result]:
@@ -82,13 +103,13 @@ def read_whole(path: str) -> bytes:
     FileNotFoundError
     """
     descriptor, facts = open_regular(path)
-    with os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         if facts.st_size > MOST_WHOLE_BYTES:
             raise DamagedStoreError(
                 f"{path} has {format_bytes(facts.st_size)}, and at most {format_bytes(MOST_WHOLE_BYTES)} of metadata are read. "
                 "Restore the file."
             )
-        return file.read()
+        return file.readall()
 
 
 def check_regular(path: str) -> None:
