@@ -63,14 +63,14 @@ _BYTES_FOR_THREADS = 2**20
 # Of what is in memory a second thread saves copying and decoding; Python's own steps it makes slower, since the two hand the interpreter's
 # lock round at each call of the system. So it gains where the former takes three times as long as the latter, and not over in a
 # moment. Two threads against one, on two hyperthreads: 500 windows of 256 KB in 120 shards 0.84x as fast, 1,000 1.26x, 4,000 1.43x;
-# 4,000 of 16 KB 0.78x; 32 MB in windows of 4 MB 0.97x, 128 MB 1.3x; lz4 0.6 to 0.85x, windows of 1 MB up to 1.1x; zstd 0.8 to 0.9x
-# where it takes less than 10 ms, then 1.3 to 1.6x.
+# 4,000 of 16 KB 0.78x; 32 MB in windows of 4 MB 0.97x, 128 MB 1.3x; lz4 in chunks of 128 KB 0.6 to 0.85x, of 256 KB 1.3x; zstd 0.8 to
+# 0.9x where it takes less than 10 ms, then 1.3 to 1.6x.
 _COPIES_A_PYTHON = 3
-_LEAST_COPY_SECONDS = 5e-3
+_LEAST_COPY_SECONDS = 8e-3
 
 # What one thread takes: bytes of rows a second, copied or decoded; and Python to open a shard, for a read, and for a chunk to be decoded.
 _COPIED, _DECODED, _DECODED_LZ4 = 8e9, 1.2e9, 5e9
-_SHARD_SECONDS, _READ_SECONDS, _CHUNK_SECONDS = 15e-6, 10e-6, 20e-6
+_SHARD_SECONDS, _READ_SECONDS, _CHUNK_SECONDS = 15e-6, 10e-6, 10e-6
 
 # A local gather of less takes no second, even from a slow disk.
 _MAYBE_LONG_BYTES = 2**26
