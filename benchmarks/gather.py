@@ -107,7 +107,7 @@ def main(
         disk: list[Rate] = []
         for seed in range(rounds):
             for cold in (True, False):
-                _run_round(entries, targets, counts, seed, cold, runs)
+                _run_round(entries, targets, counts, seed, seed / rounds, cold, runs)
             source = Path(targets["contiguous"].partition("::")[0])
             disk.append(random_read(source, windows * _WINDOW * columns * 8, seed=seed))
         lazy = swath.open(targets["raw"]).windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
@@ -148,7 +148,13 @@ def _probe(entry: Entry, targets: dict[str, str], windows: int) -> int:
 
 
 def _run_round(
-    entries: list[Entry], targets: dict[str, str], counts: dict[str, int], seed: int, cold: bool, runs: Runs
+    entries: list[Entry],
+    targets: dict[str, str],
+    counts: dict[str, int],
+    seed: int,
+    turned: float,
+    cold: bool,
+    runs: Runs,
 ) -> None:
     """Every way once. All targets would not fit in memory: one is warm while its own ways run."""
     for name, target in targets.items():
@@ -156,8 +162,9 @@ def _run_round(
             drop_cache(other)
         own = [entry for entry in entries if entry.target == name]
         click.echo(f"Round {seed}, {'cold' if cold else 'warm'}: {len(own)} ways of {name}", err=True)
-        # Below a virtual disk the host may have a cache of its own, which the first to read these windows fills.
-        turn = seed % max(1, len(own))
+        # Below a virtual disk the host may have a cache of its own, which the first to read these windows fills, and the disk may be
+        # slower for those who come late: each way has a turn in each part of a round.
+        turn = int(turned * len(own))
         for entry in own[turn:] + own[:turn]:
             if not cold:
                 load(target)

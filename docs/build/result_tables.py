@@ -256,6 +256,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "small": _small,
     "source_memory": _source_memory,
     "training": _training,
+    "training-small": _training,
     "workers": _workers,
     "writing": _writing,
 }
