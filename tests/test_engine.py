@@ -3,6 +3,8 @@
 import os
 import pickle
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from swath.layout import STAMP_BYTES, Layout
 from swath.measure import drop_cache
 from swath.memory import Room
 from swath.plan import plan_gather
-from swath.storage import LocalFolder, Scratch
+from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
 
 ROWS = np.random.default_rng(0).integers(0, 1000, (5000, 300))
 STARTS = np.random.default_rng(1).integers(0, 4984, 300)
@@ -73,7 +75,8 @@ def test_threads_share_what_is_in_memory_where_they_gain(
     limit = Room(2**40, "the test")
     plan = plan_gather(layout, starts, window, columns=None, batch_in_memory=True, limit=limit)
     assert threads_for(plan, cached=True) == threads
-    assert threads_for(plan, cached=False) == plan.threads
+    assert threads_for(plan, cached=False) == 8
+    assert threads_for(replace(plan, direct=True), cached=False) == plan.threads
 
 
 def test_threads_share_what_is_in_memory(array: swath.RowArray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +273,52 @@ def test_direct_reads_leave_the_page_cache_alone(tmp_path: Path) -> None:
     a.gather(STARTS)
     with LocalFolder(tmp_path).open("rows.npy") as file:
         assert file.is_cached(128 + 8 * 300 * int(STARTS[0]))
+
+
+def test_what_is_announced_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(2**20))
+    drop_cache(str(tmp_path / "file"))
+    with LocalFolder(tmp_path).open("file") as file:
+        assert not file.is_cached(2**19)
+        file.announce(2**19, 100)
+        deadline = time.monotonic() + 10
+        while not file.is_cached(2**19) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert file.is_cached(2**19)
+        assert not file.is_cached(2**18)
+
+
+@pytest.mark.parametrize("verify", ["always", "never"])
+def test_the_disk_is_told_of_what_is_read_and_of_nothing_else(
+    array: swath.RowArray, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    read: list[tuple[str, int, int]] = []
+    announce, read_into = LocalFile.announce, LocalFile.read_into
+
+    def noted(file: LocalFile, offset: int, n_bytes: int) -> None:
+        told.append((file.path, offset, offset + n_bytes))
+        announce(file, offset, n_bytes)
+
+    def noted_read(file: LocalFile, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
+        read.append((file.path, offset, offset + n_bytes))
+        return read_into(file, buffers, n_bytes, offset)
+
+    array.gather(STARTS, verify=verify)  # the indexes are known now
+    monkeypatch.setattr(LocalFile, "announce", noted)
+    monkeypatch.setattr(LocalFile, "read_into", noted_read)
+    array.gather(STARTS[:40], verify=verify)
+    assert read
+    assert not told  # from memory
+    read.clear()
+    drop_cache(array.url)
+    assert_same(array.gather(STARTS[:40], verify=verify), expected(ROWS, STARTS[:40], 16))
+
+    def pages(ranges: list[tuple[str, int, int]]) -> set[tuple[str, int]]:
+        return {(path, page) for path, a, b in ranges for page in range(a // 4096, -(-b // 4096))}
+
+    data = [each for each in read if each[1]]  # but for what was read of indexes
+    assert pages(data) == pages(told)
 
 
 def test_an_array_that_dwarfs_the_memory_is_read_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

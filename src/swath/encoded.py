@@ -96,6 +96,15 @@ class ChunkReader(Protocol):
         """
         ...
 
+    def announce(self, first_chunk: int, stop_chunk: int, row0: int, row1: int) -> None:
+        """Let the system fetch what `read` of these chunks will read, if of their rows ``[row0, row1)`` are wanted.
+
+        Raises
+        ------
+        DamagedStoreError
+        """
+        ...
+
 
 class ChunkMap(Protocol):
     """Where chunks lie."""
@@ -158,6 +167,21 @@ class EncodedReader:
             file, entries = self._find(first_chunk, stop_chunk, tile)
             for begin, end in _runs(entries, self._reach):
                 yield from self._read_run(file, first_chunk + begin, entries[begin:end], tile, wanted)
+
+    def announce(self, first_chunk: int, stop_chunk: int, row0: int, row1: int) -> None:
+        """Let the system fetch what is wanted; see `ChunkReader`."""
+        row_bytes, chunk_rows = self._decoder.row_bytes, self._layout.chunk_rows
+        for tile in self._tiles:
+            file, entries = self._find(first_chunk, stop_chunk, tile)
+            for k, entry in enumerate(entries):
+                if file is None or entry is None:
+                    continue
+                offset, length, _ = entry
+                if self._decoder.is_identity:
+                    first = (first_chunk + k) * chunk_rows
+                    lo, hi = max(row0 - first, 0), min(row1 - first, chunk_rows)
+                    offset, length = offset + lo * row_bytes, min((hi - lo) * row_bytes, length)
+                file.announce(offset, length)
 
     def _find(self, first: int, stop: int, tile: int) -> tuple[File | None, Entries]:
         """The file of a tile of some chunks, and where they lie in it; None where there is none."""
@@ -318,6 +342,9 @@ class LibraryReader:
             except DamagedStoreError:
                 # Chunk by chunk, to say which it is.
                 yield from (self._block(chunk, chunk + 1, tile, wanted) for chunk in range(first, stop))
+
+    def announce(self, first_chunk: int, stop_chunk: int, row0: int, row1: int) -> None:
+        """Nothing: the library reads as it likes."""
 
     def _block(self, first: int, stop: int, tile: int, wanted: Wanted) -> Decoded:
         """One tile of some chunks that windows touch, by one call."""

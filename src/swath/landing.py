@@ -12,6 +12,7 @@ A read of the plan is carried out in one of three ways:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,16 @@ class Lander:
                     raise
             else:
                 return
+
+    def announce(self, first: int, stop: int) -> None:
+        """Let the disk fetch what the reads ``[first, stop)`` of one shard will read."""
+        chunk_rows, starts, window = self._layout.chunk_rows, self._starts, self._window
+        shard = int(self._plan.first_chunk[first]) // self._layout.shard_chunks
+        # What is wrong with the shard whoever reads it will tell.
+        with contextlib.suppress(OSError), self._rows.reader(shard, self._access, self._scratch) as reader:
+            for a, b, lo, hi in self._reads(first, stop):
+                row0, row1 = max(a * chunk_rows, int(starts[lo])), min(b * chunk_rows, int(starts[hi - 1]) + window)
+                reader.announce(a, b, row0, row1)
 
     def _land(self, first: int, stop: int) -> None:
         plan = self._plan

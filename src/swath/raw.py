@@ -85,6 +85,18 @@ class RawReader:
                 runs = self._fill_gaps(some, some[0][0], end)
                 self._read(begin + some[0][0], begin + end, runs)
 
+    def announce(self, first_chunk: int, stop_chunk: int, row0: int, row1: int) -> None:
+        """Let the system fetch what `read_rows` of these chunks will read, if of their rows ``[row0, row1)`` are wanted."""
+        chunk_rows = self._layout.chunk_rows
+        if self._verify:
+            row0, row1 = first_chunk * chunk_rows, stop_chunk * chunk_rows
+        first_row = self._first_chunk * chunk_rows
+        begin, end = (
+            (row - first_row) * self._layout.row_bytes + (row - first_row) // chunk_rows * self._crc_bytes
+            for row in (row0, row1)
+        )
+        self._file.announce(self._offset + begin, end - begin)
+
     def mapping(self, n_rows: int, probed: IntArray, item: np.dtype[Any]) -> NDArray[Any] | None:
         """The first ``n_rows`` rows of the file as items of ``item``, by chunk and row within it, in a mapping.
 

@@ -42,6 +42,10 @@ class File(Protocol):
         """Its size. What is far away is fetched whole, since it is going to be read."""
         ...
 
+    def announce(self, offset: int, n_bytes: int) -> None:
+        """These bytes are going to be read; what is far away is not asked for twice."""
+        ...
+
     def read_ahead(self) -> None:
         """It is read from its first byte to its last."""
         ...

@@ -115,6 +115,10 @@ class LocalFile:
                 break
         return scatter(blocks[offset - begin : max(offset - begin, got)], buffers)
 
+    def announce(self, offset: int, n_bytes: int) -> None:
+        """Let the system fetch these bytes meanwhile: they are going to be read."""
+        os.posix_fadvise(self.descriptor, offset, n_bytes, os.POSIX_FADV_WILLNEED)
+
     def read_ahead(self) -> None:
         """Let the system fetch what comes next: the file is read from its first byte to its last."""
         os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)

@@ -102,6 +102,9 @@ class ObjectFile:
             self._whole = self._fetch(0, None)
         return len(self._whole)
 
+    def announce(self, offset: int, n_bytes: int) -> None:
+        """Nothing: a request is made once."""
+
     def read_ahead(self) -> None:
         """Nothing: each range is a request of its own."""
 

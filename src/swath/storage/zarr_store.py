@@ -128,6 +128,9 @@ class ZarrStoreFile:
         with away(self.gate):
             return _now(self.store, self.path, call)
 
+    def announce(self, offset: int, n_bytes: int) -> None:
+        """Nothing: a request is made once."""
+
     def read_ahead(self) -> None:
         """Nothing: each range is a request of its own."""
 
