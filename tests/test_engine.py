@@ -4,7 +4,6 @@ import os
 import pickle
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from swath.landing import Lander
 from swath.layout import STAMP_BYTES, Layout
 from swath.measure import drop_cache
 from swath.memory import Room
-from swath.plan import plan_gather
+from swath.plan import Plan, plan_gather
 from swath.storage import Buffer, LocalFile, LocalFolder, Scratch
 
 ROWS = np.random.default_rng(0).integers(0, 1000, (5000, 300))
@@ -74,9 +73,8 @@ def test_threads_share_what_is_in_memory_where_they_gain(
     starts = np.random.default_rng(0).integers(0, 499_984, windows)
     limit = Room(2**40, "the test")
     plan = plan_gather(layout, starts, window, columns=None, batch_in_memory=True, limit=limit)
-    assert threads_for(plan, cached=True) == threads
-    assert threads_for(plan, cached=False) == 8
-    assert threads_for(replace(plan, direct=True), cached=False) == plan.threads
+    assert threads_for(plan, near=True) == threads
+    assert threads_for(plan, near=False) == plan.threads
 
 
 def test_threads_share_what_is_in_memory(array: swath.RowArray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +316,25 @@ def test_the_disk_is_told_of_what_is_read_and_of_nothing_else(
         return {(path, page) for path, a, b in ranges for page in range(a // 4096, -(-b // 4096))}
 
     data = [each for each in read if each[1]]  # but for what was read of indexes
-    assert pages(data) == pages(told)
+    assert pages(data) <= pages(told)
+    assert len(pages(told) - pages(data)) <= 10  # the first rows of five chunks, to see whether they come
+
+
+def test_many_threads_wait_for_a_disk_that_does_not_listen(
+    array: swath.RowArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    choose = threads_for
+
+    def noted(plan: Plan, near: bool) -> int:
+        threads.append(choose(plan, near))
+        return threads[-1]
+
+    monkeypatch.setattr("swath.gather.threads_for", noted)
+    monkeypatch.setattr(LocalFile, "announce", lambda file, offset, n_bytes: None)
+    drop_cache(array.url)
+    assert_same(array.gather(STARTS), expected(ROWS, STARTS, 16))
+    assert threads == [1, array.plan(STARTS).threads]
 
 
 def test_an_array_that_dwarfs_the_memory_is_read_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ import itertools
 import logging
 import math
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -35,7 +37,7 @@ from swath.memory import Room, machine_bytes
 from swath.plan import Plan, plan_gather
 from swath.progress import Advance, progress_bar
 from swath.rows import Access, Rows
-from swath.storage import Gate, run_threads
+from swath.storage import Gate, Scratch, run_threads
 from swath.windows import IntArray, as_array, check_starts, check_window
 
 _log = logging.getLogger(__name__)
@@ -54,13 +56,13 @@ _DWARFS = 16
 _READS_A_TASK = 16
 _CACHED_READS_A_TASK = 48
 
-# What the disk is told of before it is read, which keeps it busier than threads do that wait for it: 10,000 windows of 16 KB cold at
-# 26,000 a second, and 18,700 by 32 threads that did not tell (10,200 by one; 26,400 where it tells), 1,000 of 16 KB at 22,000 and
-# 10,200, 1,000 of 512 KB at 2,630 and 2,160. 16 reads ahead were a tenth slower, and more gained nothing.
+# What the disk is told of before it is read. So few threads read then, as of what is in memory: 10,000 windows of 16 KB came cold at
+# 26,000 a second by one thread that told, 15,000 by 8, 14,000 by 32, and at 14,000 by 32 that did not tell, whose 8,800 reads switched
+# between threads 78,000 times; lz4 (1,000 of 128 KB) at 7,500, 4,800, 5,600 and 5,700. 16 reads ahead were a tenth slower, and more gained nothing.
 _READS_AHEAD, _BYTES_AHEAD = 64, 2**24
 
-# So few threads read then, as many as a disk needs that cannot be told: 1,000 windows of 16 KB came at 21,500 a second, and at 18,200 by 32.
-_THREADS_TOLD = 8
+# After these waits, in seconds, one read after another is looked for: whether a file system listens shows by the first that has come.
+_LOOKS = (0.0, 0.001, 0.004, 0.02, 0.05)
 
 # Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2
@@ -267,22 +269,25 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     probes = plan.first_chunk[:: max(_READS_A_PROBE, -(-plan.first_chunk.size // PROBES))]
     cached = are_cached(rows, probes)
     access = Access(plan.verify, plan.direct and not cached, plan.tiles)
-    threads = threads_for(plan, cached)
+    tells = not (cached or access.direct or plan.reach.is_remote or plan.layout.by_library)
+    threads = threads_for(plan, near=cached or tells)
     tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached else _READS_A_TASK)
+    announced = iter(tasks if tells else ())
+    if tells:
+        lander = Lander(rows, plan, access, out)
+        for some in itertools.islice(announced, _lead(plan, len(tasks))):
+            lander.announce(*some)
+        if len(tasks) > 1 and not _comes(rows, plan, access):
+            threads = threads_for(plan, near=False)
+            tasks, announced = _tasks(plan, threads, _READS_A_TASK), iter(())
     threads = min(threads, len(tasks))
     bytes_a_chunk = 0.0 if advance is None else plan.bytes_wanted / plan.chunks
     shared = iter(tasks)  # `next` on it is one step for the interpreter: threads share it without a lock
 
-    announced = iter(tasks)
-    waits = not (cached or access.direct or plan.reach.is_remote or plan.layout.by_library)
-    lead = _lead(plan, len(tasks), threads) if waits else 0
-
     def work(rows: Rows) -> None:
         lander = Lander(rows, plan, access, out)
-        for some in itertools.islice(announced, lead):
-            lander.announce(*some)
         for first, stop in shared:
-            for some in itertools.islice(announced, min(lead, 1)):
+            for some in itertools.islice(announced, 1):
                 lander.announce(*some)
             lander.land(first, stop)
             if advance is not None:
@@ -307,10 +312,29 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
                 pass
 
 
-def _lead(plan: Plan, tasks: int, threads: int) -> int:
-    """How many tasks the disk is told of by each thread before it begins; then it tells of one for each that it carries out."""
-    most = min(_READS_AHEAD / plan.first_chunk.size, _BYTES_AHEAD / max(1, plan.bytes_read)) * tasks
-    return max(1, round(most / threads))
+def _lead(plan: Plan, tasks: int) -> int:
+    """How many tasks the disk is told of before the first is carried out; then it is told of one for each."""
+    share = min(_READS_AHEAD / plan.first_chunk.size, _BYTES_AHEAD / max(1, plan.bytes_read))
+    return max(1, round(share * tasks))
+
+
+def _comes(rows: Rows, plan: Plan, access: Access) -> bool:
+    """Whether the disk brings what it is told of: a file system may not listen, and then wants many threads that wait.
+
+    Each look is at another read, and none at the first, which was looked up before: Linux fetches what it is asked for without waiting.
+    """
+    layout = plan.layout
+    chunks = plan.first_chunk[1 : 1 + len(_LOOKS)].tolist()
+    with contextlib.suppress(OSError):  # whoever reads it will tell what is wrong
+        for chunk in chunks:  # of a read without checksums the first row may not be wanted
+            with rows.reader(chunk // layout.shard_chunks, replace(access, tiles=(0,)), Scratch()) as reader:
+                reader.announce(chunk, chunk + 1, chunk * layout.chunk_rows, chunk * layout.chunk_rows + 1)
+        for wait, chunk in zip(_LOOKS, chunks):
+            time.sleep(wait)
+            if rows.is_cached(chunk):
+                return True
+        return False
+    return True
 
 
 def _find(rows: Rows, plan: Plan, tasks: list[tuple[int, int]]) -> None:
@@ -342,8 +366,8 @@ def _tasks(plan: Plan, threads: int, most_reads: int) -> list[tuple[int, int]]:
     return [(i, min(i + most, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, most)]
 
 
-def threads_for(plan: Plan, cached: bool) -> int:
-    """How many threads: a few for bytes in memory, more for a disk, most where each read waits for the disk itself.
+def threads_for(plan: Plan, near: bool) -> int:
+    """How many threads: a few for bytes in memory, or that a disk brings there meanwhile (``near``), many that wait for a disk otherwise.
 
     More threads than cores slow down what is in memory (7.3 GB/s with 2 threads, 3.7 with 16, on 2 cores), and fewer
     than 16 slow down a disk that is read past the page cache (1.3 GB/s with 2, 2.2 with 16).
@@ -352,8 +376,8 @@ def threads_for(plan: Plan, cached: bool) -> int:
         return plan.threads
     if plan.bytes_read < _BYTES_FOR_THREADS:
         return 1
-    if not cached:
-        return plan.threads if plan.direct else min(plan.threads, _THREADS_TOLD)
+    if not near:
+        return plan.threads
     python = plan.shards.size * _SHARD_SECONDS + plan.first_chunk.size * _READ_SECONDS
     if plan.bytes_decoded:
         python += plan.chunks * len(plan.tiles) * _CHUNK_SECONDS
