@@ -283,6 +283,14 @@ def test_what_is_announced_is_fetched(tmp_path: Path) -> None:
         while not file.is_cached(2**19) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert file.is_cached(2**19)
+        for offset, n_bytes in (
+            (0, 0),
+            (0, -1),
+            (-1, 1),
+            (2**64, 2**64),
+            (2**20, 1),
+        ):  # as damaged metadata may have it
+            file.announce(offset, n_bytes)
         assert not file.is_cached(2**18)
 
 

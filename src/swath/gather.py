@@ -287,8 +287,8 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     def work(rows: Rows) -> None:
         lander = Lander(rows, plan, access, out)
         for first, stop in shared:
-            for some in itertools.islice(announced, 1):
-                lander.announce(*some)
+            if (ahead := next(announced, None)) is not None:
+                lander.announce(*ahead)
             lander.land(first, stop)
             if advance is not None:
                 chunks = int((plan.stop_chunk[first:stop] - plan.first_chunk[first:stop]).sum())

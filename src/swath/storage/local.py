@@ -116,8 +116,10 @@ class LocalFile:
         return scatter(blocks[offset - begin : max(offset - begin, got)], buffers)
 
     def announce(self, offset: int, n_bytes: int) -> None:
-        """Let the system fetch these bytes meanwhile: they are going to be read."""
-        os.posix_fadvise(self.descriptor, offset, n_bytes, os.POSIX_FADV_WILLNEED)
+        """Let the system fetch these bytes meanwhile, of which there may be none: they are going to be read."""
+        end = min(offset + n_bytes, self.size)
+        if 0 <= offset < end:  # to the system no bytes mean all
+            os.posix_fadvise(self.descriptor, offset, end - offset, os.POSIX_FADV_WILLNEED)
 
     def read_ahead(self) -> None:
         """Let the system fetch what comes next: the file is read from its first byte to its last."""
