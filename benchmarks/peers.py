@@ -64,7 +64,7 @@ def dask_windows(job: Job) -> NDArray[Any]:
 
 def swath_threads(threads: int, job: Job) -> NDArray[Any]:
     """The engine with so many threads: it has no such option, so its choice is replaced, in this process alone."""
-    with mock.patch("swath.gather._threads", return_value=threads):
+    with mock.patch("swath.gather.threads_for", return_value=threads):
         return WAYS["swath gather"](job)
 
 
