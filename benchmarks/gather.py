@@ -107,7 +107,7 @@ def main(
         disk: list[Rate] = []
         for seed in range(rounds):
             for cold in (True, False):
-                _run_round(entries, targets, counts, seed, seed / rounds, cold, runs)
+                _run_round(entries, targets, counts, seed, rounds, cold, runs)
             source = Path(targets["contiguous"].partition("::")[0])
             disk.append(random_read(source, windows * _WINDOW * columns * 8, seed=seed))
         lazy = swath.open(targets["raw"]).windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
@@ -152,7 +152,7 @@ def _run_round(
     targets: dict[str, str],
     counts: dict[str, int],
     seed: int,
-    turned: float,
+    rounds: int,
     cold: bool,
     runs: Runs,
 ) -> None:
@@ -164,7 +164,7 @@ def _run_round(
         click.echo(f"Round {seed}, {'cold' if cold else 'warm'}: {len(own)} ways of {name}", err=True)
         # Below a virtual disk the host may have a cache of its own, which the first to read these windows fills, and the disk may be
         # slower for those who come late: each way has a turn in each part of a round.
-        turn = int(turned * len(own))
+        turn = seed * len(own) // rounds
         for entry in own[turn:] + own[:turn]:
             if not cold:
                 load(target)

@@ -283,9 +283,8 @@ def test_what_is_announced_is_fetched(tmp_path: Path) -> None:
             time.sleep(0.05)
             return file.is_cached(2**19 + page * 4096)
 
-        assert any(
-            map(has_come, range(40))
-        )  # each time another page: Linux begins to fetch what it is asked for without waiting
+        # Each time another page: Linux begins to fetch what it is asked for without waiting.
+        assert any(map(has_come, range(40)))
         damaged = [(0, 0), (0, -1), (-1, 1), (2**64, 2**64), (2**20, 1)]
         for offset, n_bytes in damaged:
             file.announce(offset, n_bytes)

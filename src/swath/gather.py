@@ -58,7 +58,8 @@ _CACHED_READS_A_TASK = 48
 
 # What the disk is told of before it is read. So few threads read then, as of what is in memory: 10,000 windows of 16 KB came cold at
 # 26,000 a second by one thread that told, 15,000 by 8, 14,000 by 32, and at 14,000 by 32 that did not tell, whose 8,800 reads switched
-# between threads 78,000 times; lz4 (1,000 of 128 KB) at 7,500, 4,800, 5,600 and 5,700. 16 reads ahead were a tenth slower, and more gained nothing.
+# between threads 78,000 times; lz4 (1,000 of 128 KB) at 7,500, 4,800, 5,600 and 5,700. Of bare reads 16 ahead were a tenth
+# slower than 32 and 64.
 _READS_AHEAD, _BYTES_AHEAD = 64, 2**24
 
 # After these waits, in seconds, one read after another is looked for: whether a file system listens shows by the first that has come.
@@ -277,7 +278,8 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
         lander = Lander(rows, plan, access, out)
         for some in itertools.islice(announced, _lead(plan, len(tasks))):
             lander.announce(*some)
-        if len(tasks) > 1 and not _comes(rows, plan, access):
+        # Less is read by one thread, whoever listens.
+        if plan.bytes_read >= _BYTES_FOR_THREADS and not _comes(rows, plan, access):
             threads = threads_for(plan, near=False)
             tasks, announced = _tasks(plan, threads, _READS_A_TASK), iter(())
     threads = min(threads, len(tasks))
