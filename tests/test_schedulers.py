@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from oracle import assert_same, expected
 
 import swath
-from swath.errors import OptionError, StoreChangedError, StoreNotFoundError
+from swath.errors import OptionError, StoreChangedError, StoreNotFoundError, WorkersLostError
 from swath.memory import detect_room, format_bytes
+from swath.workers import team_of
 
 # Whole numbers: sums are exact, whatever their order.
 ROWS = np.random.default_rng(0).integers(-1000, 1000, (2000, 30)).astype("f8")
@@ -388,6 +389,44 @@ def test_a_task_may_compute(client: Client, a: swath.RowArray) -> None:
     futures = client.map(mean, [a] * 9, range(9), pure=False)
     wanted = [expected(ROWS, STARTS + k % 2, 16).mean() for k in range(9)]
     assert client.gather(futures, direct=None, errors="raise") == wanted  # type: ignore[no-untyped-call]
+
+
+class _Telling:
+    """A client that is told less at first: what only another thread, at the right moment, would see."""
+
+    def __init__(self, client: Client, *first: dict[str, Any]) -> None:
+        self.client, self.first, self.asked = client, list(first), 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    @property
+    def status(self) -> str:
+        return "connecting" if self.first else self.client.status
+
+    def scheduler_info(self, n_workers: int) -> Any:
+        self.asked += 1
+        return self.first.pop(0) if self.first else self.client.scheduler_info(n_workers)
+
+
+def test_the_workers_of_a_client_that_connects_are_waited_for(client: Client) -> None:
+    # Not connected yet; and what dask itself asks every two seconds, which has no workers.
+    nothing: dict[str, Any] = {}
+    totals = {"n_workers": 2, "total_threads": 4, "workers": {}}
+    telling = _Telling(client, nothing, totals)
+    assert team_of(telling).threads == 4
+    assert telling.asked == 3
+
+
+def test_a_client_that_is_closed_is_an_error(cluster: Any, a: swath.RowArray, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    with Client(cluster, set_as_default=False) as closed:  # type: ignore[no-untyped-call]
+        pass
+    with pytest.raises(WorkersLostError, match=r"is closed, so that .* Make a client that is connected"):
+        swath.compute(a.windows(STARTS), scheduler=closed)
+    with pytest.raises(WorkersLostError, match="is closed"):
+        swath.ingest(tmp_path / "rows.npy", tmp_path / "b", client=closed)
+    assert not (tmp_path / "b").exists()
 
 
 def _gathers_by_scheduler(client: Client) -> int:

@@ -56,7 +56,7 @@ def write_on_workers(
     SourceError
         The workers do not see the files of this process.
     WorkersLostError
-        A task has ended worker after worker.
+        A task has ended worker after worker, or the client is not connected to a scheduler.
     """
     layout = part.facts.layout
     needed, team = bytes_of_worker(part, remote=folder.reach.is_remote), team_of(client)

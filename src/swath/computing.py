@@ -121,7 +121,7 @@ def compute(
     OptionError
         ``lazy`` is no dask array, or its shape is not known; or there is no such scheduler.
     WorkersLostError
-        A task has ended worker after worker of a cluster.
+        A task has ended worker after worker of a cluster, or the client is not connected to one.
 
     Examples
     --------

@@ -91,7 +91,7 @@ class LayoutError(SwathError, ValueError):
 
 
 class WorkersLostError(SwathError, RuntimeError):
-    """A task has ended worker after worker of a dask cluster."""
+    """A task has ended worker after worker of a dask cluster, or the cluster cannot be reached any more."""
 
 
 class SharingError(SwathError, ConnectionError):

@@ -24,6 +24,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # How often the workers are looked at while they compute: it costs some milliseconds.
 _LOOK_SECONDS = 1.0
 
+# Between two looks at a client that is not connected yet.
+_CONNECTING_SECONDS = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Team:
@@ -71,8 +74,13 @@ def team_of(client: Any, taken: int = 0) -> Team:
 
     Workers beside this process share what the machine, or its memory cgroup, which dask may not know of, has left; ``taken``
     bytes of that are spoken for.
+
+    Raises
+    ------
+    WorkersLostError
+        The client is closed, or has lost its scheduler.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = _workers_of(client)
     beside = sum(worker["host"] in _LOOPBACK for worker in workers)
     room = max(0, detect_room().n_bytes - taken) // max(1, beside)
     limits = [
@@ -89,6 +97,24 @@ def team_of(client: Any, taken: int = 0) -> Team:
         threads=sum(threads for threads, _ in limits) or 1,
         thread_bytes=min((limit // threads for threads, limit in limits), default=sys.maxsize),
         total_bytes=sum(limit for _, limit in limits) or sys.maxsize,
+    )
+
+
+def _workers_of(client: Any) -> Sequence[Mapping[str, Any]]:
+    """What the scheduler tells of each worker.
+
+    dask answers with what it was told last: with nothing while the client connects, as that of a task does where another task
+    of its worker has just made it, and without workers where its own look at the scheduler comes between.
+    """
+    while client.status in ("newly-created", "connecting", "running"):
+        told = client.scheduler_info(n_workers=-1)
+        workers = told.get("workers", {})
+        if told and len(workers) == told.get("n_workers", len(workers)):
+            return list(workers.values())
+        time.sleep(_CONNECTING_SECONDS)
+    raise WorkersLostError(
+        f"The dask client {client.id} is {client.status}, so that its workers cannot be reached. "
+        "Make a client that is connected to a scheduler."
     )
 
 
