@@ -6,7 +6,8 @@ python benchmarks/gather.py --only swath --only h5py
 
 Prints a table of all ways, and one of the ratios that are wanted, met or missed; writes ``gather.json`` and ``gather.png`` to
 ``benchmarks/results/``. Each run is a process of its own, so that its peak memory is the kernel's count (see
-`swath.measure`). A ratio is swath's median rate by that of another way.
+`swath.measure`); before each cold one the host's cache is filled with other bytes (`host_cache`). A ratio is swath's median rate by
+that of another way.
 
 First each way gathers a few windows from memory, and its batch is compared with h5py's, byte for byte. A way that takes
 over 1 ms a window there is slow: a tenth of the windows tells its rate. That is a little to its harm when cold: of 10_000
@@ -21,6 +22,7 @@ from statistics import median
 
 import click
 from fio import Rate, random_read
+from host_cache import flood
 from machine import PEER_PACKAGES, describe_machine
 from matplotlib.figure import Figure
 from peers import PROGRAM
@@ -109,6 +111,7 @@ def main(
             for cold in (True, False):
                 _run_round(entries, targets, counts, seed, rounds, cold, runs)
             source = Path(targets["contiguous"].partition("::")[0])
+            flood(targets["raw"])
             disk.append(random_read(source, windows * _WINDOW * columns * 8, seed=seed))
         lazy = swath.open(targets["raw"]).windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
         tasks = len(lazy.dask)
@@ -162,11 +165,13 @@ def _run_round(
             drop_cache(other)
         own = [entry for entry in entries if entry.target == name]
         click.echo(f"Round {seed}, {'cold' if cold else 'warm'}: {len(own)} ways of {name}", err=True)
-        # Below a virtual disk the host may have a cache of its own, which the first to read these windows fills, and the disk may be
-        # slower for those who come late: each way has a turn in each part of a round.
+        other = targets["raw" if name == "contiguous" else "contiguous"]
+        # The disk may be slower for those who come late: each way has a turn in each part of a round.
         turn = seed * len(own) // rounds
         for entry in own[turn:] + own[:turn]:
-            if not cold:
+            if cold:
+                flood(other)
+            else:
                 load(target)
             job = Job(entry.way, target, counts[entry.label], _WINDOW, seed, cold)
             runs[entry.label, cold].append(measure(job, PROGRAM))

@@ -1,0 +1,33 @@
+"""Have the host of a virtual machine forget a file, too.
+
+What is dropped from the page cache here may still be in the memory of the host, below the virtual disk: of windows that another run had
+just read, a gather came at 1.4 to 2.0 GB/s instead of 0.5 to 0.9. Nobody can drop that cache from here, but other bytes
+take its room. Where there is none, this costs a few seconds and changes nothing.
+"""
+
+import mmap
+import os
+from pathlib import Path
+
+# After 8 GB of other bytes: 0.83, 0.53 and 0.91 GB/s; after 16 GB 0.61, 0.58 and 0.62.
+_FLOOD_BYTES = 8_000_000_000
+_READ_BYTES = 2**24
+
+
+def flood(other: str) -> None:
+    """Read a file, or all files of a store, that nobody measures next, past the page cache."""
+    path, left = Path(other.partition("::")[0]), _FLOOD_BYTES
+    buffer = mmap.mmap(-1, _READ_BYTES)  # direct reads want aligned memory: pages of its own
+    for file in sorted(filter(Path.is_file, path.rglob("*") if path.is_dir() else [path])):
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
+        except OSError:  # a file system in memory has no direct reads, and no host below it
+            return
+        try:
+            offset = 0
+            while left > 0 and (got := os.preadv(descriptor, [buffer], offset)):
+                offset, left = offset + got, left - got
+                if got < _READ_BYTES:
+                    break
+        finally:
+            os.close(descriptor)
