@@ -8,13 +8,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_same
 
 import swath
 from swath.errors import SourceError
-from swath.gathered import GatheredSource, by_engine
+from swath.gathered import GatheredSource, OpenedSource, by_engine
 from swath.sources import Source, open_source
 from swath.sources.segmented import SegmentedSource, in_segments
 
@@ -81,3 +82,90 @@ def test_a_file_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.h5").rename(tmp_path / "a.h5")
     with pytest.raises(SourceError, match=r"a\.h5"):
         source.read_into(0, np.empty_like(ROWS))
+
+
+@pytest.mark.parametrize("kind", ["store", "npy", "npy-swapped", "hdf5", "zarr"])
+def test_what_is_open_is_a_source(tmp_path: Path, kind: str) -> None:
+    a = _opened(tmp_path, kind)
+    b = swath.ingest(a, tmp_path / "b.zarr", window=4, chunk_rows=4, shard_rows=48, rows=slice(7, 400))
+    assert_same(b.gather([0], window=393)[0], ROWS[7:400])
+    b.append(a)
+    assert_same(b.gather([393], window=500)[0], ROWS)
+    assert b.verify([ROWS[7:400], a])
+    joined = swath.ingest([a, ROWS[:3], a], tmp_path / "joined.zarr", dtype="f8")
+    assert_same(joined.gather([0], window=1003)[0], np.concatenate([ROWS, ROWS[:3], ROWS]).astype("f8"))
+    assert joined.segments.tolist()[-1] == [503, 1003]
+    group = swath.ingest_group({"X": a, "y": np.arange(500)}, tmp_path / "group.zarr")
+    assert_same(group["X"].gather([490], window=10)[0], ROWS[490:])
+
+
+def _opened(folder: Path, kind: str) -> swath.RowArray:
+    if kind == "store":
+        return swath.ingest(ROWS, folder / "a.zarr", codec="zstd", chunk_rows=8, shard_rows=64)
+    if kind == "hdf5":
+        return swath.open(_hdf5(folder / "a.h5", chunks=(16, 4), compression="gzip"))
+    if kind == "zarr":
+        zarr.create_array(folder / "foreign.zarr", data=ROWS, chunks=(30, 4))
+        return swath.open(folder / "foreign.zarr")
+    np.save(folder / "a.npy", ROWS.astype(">f4") if kind == "npy-swapped" else ROWS)
+    return swath.open(folder / "a.npy")
+
+
+def test_segments_of_what_is_open_are_kept(tmp_path: Path) -> None:
+    a = swath.ingest([ROWS[:200], ROWS[200:]], tmp_path / "a.zarr")
+    b = swath.ingest(a, tmp_path / "b.zarr", codec="zstd")
+    assert b.segments.tolist() == a.segments.tolist() == [[0, 200], [200, 500]]
+
+
+def test_a_store_may_be_laid_out_anew_in_its_own_place(tmp_path: Path) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a.zarr", codec="raw")
+    b = swath.ingest(a, tmp_path / "a.zarr", codec="zstd", window=50, overwrite=True)
+    assert (b.codec, b.window) == ("zstd", 50)
+    assert_same(b.gather([0], window=500)[0], ROWS)
+
+
+def test_damage_of_what_is_open_is_not_copied(tmp_path: Path) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a.zarr", codec="raw", chunk_rows=8, shard_rows=64)
+    shard = tmp_path / "a.zarr" / "c.3.0"
+    content = bytearray(shard.read_bytes())
+    content[-100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(SourceError, match="wrong checksum"):
+        swath.ingest(a, tmp_path / "b.zarr")
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_what_was_replaced_since_it_was_opened_is_no_source(tmp_path: Path) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a.zarr")
+    swath.ingest(-ROWS, tmp_path / "a.zarr", overwrite=True)
+    with pytest.raises(SourceError, match="Open it again"):
+        swath.ingest(a, tmp_path / "b.zarr")
+
+
+def test_an_ingest_of_what_is_open_carries_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swath.ingest(ROWS, tmp_path / "a.zarr", chunk_rows=8, shard_rows=64)
+    read = OpenedSource.read_into
+    begun: list[int] = []
+
+    def stops(self: OpenedSource, start: int, out: Any) -> None:
+        begun.append(start)
+        if len(begun) > 4:
+            raise KeyboardInterrupt
+        read(self, start, out)
+
+    options: dict[str, Any] = {"chunk_rows": 4, "shard_rows": 40}
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenedSource, "read_into", stops)
+        with pytest.raises(KeyboardInterrupt):
+            swath.ingest(swath.open(tmp_path / "a.zarr"), tmp_path / "b.zarr", **options)
+    begun.clear()
+
+    def tells(self: OpenedSource, start: int, out: Any) -> None:
+        begun.append(start)
+        read(self, start, out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenedSource, "read_into", tells)
+        b = swath.ingest(swath.open(tmp_path / "a.zarr"), tmp_path / "b.zarr", **options)
+    assert 0 < len(begun) < 13
+    assert_same(b.gather([0], window=500)[0], ROWS)

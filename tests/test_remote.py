@@ -191,6 +191,27 @@ def test_many_requests_are_under_way_at_once(moto: Server, proxy: Proxy) -> None
     assert proxy.counts().at_once >= 4
 
 
+def test_whether_a_store_is_still_there_is_asked_while_its_rows_come(moto: Server, proxy: Proxy) -> None:
+    url, behind = _url(moto, "meanwhile"), moto.behind(proxy.port)
+    swath.ingest(ROWS, url, storage_options=moto.storage_options, **LAYOUT)
+    a = swath.open(url, storage_options=behind.storage_options)
+    unpinned = swath.open(ObjectStore(behind.store("tests/meanwhile.zarr"), read_only=True))
+    took: dict[str, list[float]] = {"pinned": [], "unpinned": []}
+    for name, each in (("pinned", a), ("unpinned", unpinned)):
+        each.gather(STARTS[:4])  # where the chunks lie is known now
+        proxy.set(latency_s=0.5)
+        for _ in range(2):
+            begun = time.monotonic()
+            assert_same(each.gather(STARTS[:4]), expected(ROWS, STARTS[:4], 8))
+            took[name].append(time.monotonic() - begun)
+        proxy.set(latency_s=0.0)
+    assert 0.5 <= min(took["pinned"]) < 0.9
+    assert min(took["unpinned"]) >= 1.0
+    swath.ingest(-ROWS, url, storage_options=moto.storage_options, overwrite=True, **LAYOUT)
+    with pytest.raises(StoreChangedError, match="was replaced"):
+        a.gather(STARTS[:4])
+
+
 def test_http_is_read_only(tmp_path: Path) -> None:
     with serve("caddy", tmp_path / "caddy") as server:
         swath.ingest(ROWS, tmp_path / "caddy" / "files" / "a.zarr", **LAYOUT)
@@ -345,10 +366,10 @@ def test_an_endpoint_of_the_environment_that_is_no_url(monkeypatch: pytest.Monke
         swath.open("s3://bucket/a")
 
 
-def test_sources_are_local() -> None:
+def test_files_that_are_sources_are_local() -> None:
     with pytest.raises(SourceError, match=r"s3://bucket/a\.npy is a URL") as told:
         swath.ingest("s3://bucket/a.npy", "never.zarr")
-    assert "Copy the file here" in str(told.value)
+    assert "copy a file here" in str(told.value)
     with pytest.raises(SourceError, match="is a URL") as told:
         swath.ingest(["https://user:secret-in-url@host/a.h5::A"], "never.zarr")
     assert "secret-in-url" not in str(told.value)
@@ -602,6 +623,39 @@ except KeyboardInterrupt:
 """
 
 
+_COPY = """
+import json, sys, tempfile
+import swath
+url, options = json.loads(sys.argv[1])
+a = swath.open(url, storage_options=options)
+with tempfile.TemporaryDirectory() as folder:
+    print("ready", flush=True)
+    try:
+        swath.ingest(a, folder + "/here.zarr", codec="raw", shard_rows=400)
+    except KeyboardInterrupt:
+        print("left alone", flush=True)
+"""
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["a-store", "foreign"])
+def test_what_is_far_away_is_a_source(server: Server, tmp_path: Path, ours: bool) -> None:
+    name = f"source-{ours}"
+    url, options = _url(server, name), server.storage_options
+    if ours:
+        swath.ingest(ROWS, url, storage_options=options, codec="zstd", **LAYOUT)
+    else:
+        zarr.create_array(ObjectStore(server.store(f"tests/{name}.zarr")), data=ROWS, chunks=(70, 30), overwrite=True)
+    a = swath.open(url, storage_options=options)
+    here = swath.ingest(a, tmp_path / "here.zarr", rows=slice(5, 5000), window=20)
+    assert_same(here.gather([0], window=4995)[0], ROWS[5:5000])
+    secrets = [str(options[name]) for name in options if "key" in name and name != "access_key_id"]
+    metadata = (tmp_path / "here.zarr" / "zarr.json").read_text()
+    assert url in metadata
+    assert not any(secret in metadata for secret in secrets)
+    there = swath.ingest([here, a], _url(server, f"{name}-copy"), storage_options=options, codec="lz4", **LAYOUT)
+    assert_same(there.gather([0, 4990], window=1000), expected(np.concatenate([ROWS[5:5000], ROWS]), [0, 4990], 1000))
+
+
 def test_batches_are_those_of_a_local_store(server: Server, tmp_path: Path) -> None:
     url = _url(server, "batches")
     remote = swath.ingest(ROWS, url, storage_options=server.storage_options, **LAYOUT)
@@ -614,7 +668,7 @@ def test_batches_are_those_of_a_local_store(server: Server, tmp_path: Path) -> N
         assert [hash(next(ranks[k % 2]).tobytes()) for k in range(len(wanted))] == wanted
 
 
-@pytest.mark.parametrize("program", [_GATHER, _BATCHES], ids=["gather", "batches"])
+@pytest.mark.parametrize("program", [_GATHER, _BATCHES, _COPY], ids=["gather", "batches", "copy"])
 def test_ctrl_c_ends_a_gather_at_once(moto: Server, proxy: Proxy, program: str) -> None:
     url, behind = _url(moto, "ctrl-c"), moto.behind(proxy.port)
     swath.ingest(ROWS, url, storage_options=moto.storage_options, overwrite=True, **LAYOUT)

@@ -533,6 +533,12 @@ class RowArray:
         limit = resolve_limit(memory_limit)
         return repair(store, self._open_source(source, casting, limit), limit, progress, timeout)
 
+    def __swath_source__(self) -> Source:
+        """What is read where this array is ingested, appended, or compared with."""
+        from swath.gathered import OpenedSource
+
+        return OpenedSource.of(self._rows)
+
     def _own_store(self, what: str, *, member: bool = False) -> Store:
         from swath.store import Store
 

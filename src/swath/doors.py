@@ -114,10 +114,10 @@ def ingest(
     Parameters
     ----------
     source
-        A numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``;
-        the path of a ``.npy`` file, a Zarr array, a raw binary file or a table of text (``.csv``, ``.tsv``, ``.txt``, with or
-        without ``.gz``), ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``, a folder of images that are
-        alike; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
+        A numpy, dask, zarr or xarray array, an h5py dataset, any object with ``shape``, ``dtype`` and ``__getitem__``, or what
+        `swath.open` gives, also from far away; the path of a ``.npy`` file, a Zarr array, a raw binary file or a table of text
+        (``.csv``, ``.tsv``, ``.txt``, with or without ``.gz``), ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``,
+        a folder of images that are alike; or a list of these, which is joined along axis 0, each a segment. A path may be a pattern, as
         ``"part-*.npy"``: its files are joined in the order of their names as text (``part-10`` before ``part-9``). What goes
         beside values (units, a mask of nothing) is left behind, and coordinates of xarray with a warning: `swath.xarray` keeps
         them. For labels, and images that are not alike, a

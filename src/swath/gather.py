@@ -220,7 +220,8 @@ def gather(rows: Rows, plan: Plan, out: NDArray[Any] | None = None, advance: Adv
             # A replaced store is why a shard is missing; or why, below, its bytes are sound and yet not these rows.
             rows.check_unchanged()
             raise
-        rows.check_unchanged()
+        if not plan.asks_meanwhile:
+            rows.check_unchanged()
     return out
 
 
@@ -298,7 +299,14 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
 
     if plan.reach.is_remote:
         _find(rows, plan, tasks)
-        run_threads(lambda gate: work(rows.through(gate)), threads)
+
+        def ask(gate: Gate) -> None:
+            with gate.away():  # it touches nothing of the caller's
+                rows.check_unchanged()
+
+        parts = [ask] * plan.asks_meanwhile + [lambda gate: work(rows.through(gate))] * threads
+        chosen = iter(parts)
+        run_threads(lambda gate: next(chosen)(gate), len(parts))
         return
     if threads == 1:
         work(rows)

@@ -27,7 +27,7 @@ from swath.committing import appending, building, check_vacant, locked, separato
 from swath.documents import longer_files, new_files, pending_facts
 from swath.errors import OptionError, SourceError
 from swath.gather import gather_now
-from swath.gathered import by_engine
+from swath.gathered import by_engine, is_far
 from swath.html import shown_place
 from swath.labels import Labels
 from swath.layout import CodecName, Location, choose_codec, choose_layout
@@ -203,7 +203,7 @@ def _writers(parts: Sequence[Part], options: Options, limit: Room, *, remote: bo
         if encoded is None:
             own = replace(part, source=by_engine(part.source, part.facts.layout.shard_rows))
             chosen.append(own)
-            writers.append(on_threads(own, limit, remote=remote))
+            writers.append(on_threads(own, limit, remote=remote, far=is_far(own.source)))
         else:
             chosen.append(part)
             writers.append(partial(write_on_workers, client, encoded))

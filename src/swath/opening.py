@@ -13,7 +13,7 @@ from swath.errors import OptionError, SourceError, StoreNotFoundError
 from swath.metadata import is_ours
 from swath.rows import Rows
 from swath.storage import Folder, LocalFolder, place_of
-from swath.store import store_of
+from swath.store import asking_above, store_of
 from swath.windows import check_usual_window
 
 # Rows of a window where nobody has said: that of the question which the library answers.
@@ -65,10 +65,11 @@ def open_rows(
 def _open_zarr(folder: Folder, window: int | None) -> Rows:
     from swath.foreign import open_zarr
 
+    above = asking_above(folder)
     try:
         home, encoded = read_committed(folder)
     except StoreNotFoundError:
         if any(map(folder.has, (".zarray", ".zgroup"))):
             return open_zarr(folder, window or _WINDOW)
         raise
-    return store_of(home, encoded, window) if is_ours(encoded) else open_zarr(folder, window or _WINDOW)
+    return store_of(home, encoded, above, window) if is_ours(encoded) else open_zarr(folder, window or _WINDOW)

@@ -100,6 +100,8 @@ class Reach:
     bytes_a_second: float = math.inf
     """Expected."""
     dollars_a_request: float = 0.0
+    pins_versions: bool = False
+    """Whether what is read of a file is of the version that was met first, or an error."""
 
 
 # What random windows come at, from a local disk and from the page cache, on 2 cores with a virtual NVMe disk (benchmarks/).
@@ -109,7 +111,18 @@ CACHED_BYTES_A_SECOND = 5e9
 LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS, tries=1)
 """Files: a read costs some 10 us of calls, warm or cold, and a call more, and a place for its pieces, for each gap."""
 
-REMOTE = Reach(True, 2**17, 2**17, 2**22, 128, tries=3, latency_s=0.03, bytes_a_second=1.25e8, dollars_a_request=0.4e-6)
+REMOTE = Reach(
+    True,
+    2**17,
+    2**17,
+    2**22,
+    128,
+    tries=3,
+    latency_s=0.03,
+    bytes_a_second=1.25e8,
+    dollars_a_request=0.4e-6,
+    pins_versions=True,
+)
 """Objects: a request of 256 KB takes 0.2 ms of a core here, and 0.2 ms of 10 Gbit/s are 256 KB; a narrower network weighs
 gaps more. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed, and only told."""
 
@@ -302,9 +315,21 @@ class Plan:
         reach = self.reach
         if not self.starts.size or not reach.is_remote:
             return 0.0
-        # Metadata are looked at once, at the end, and each shard has its index before its rows.
-        rounds = 1 + math.ceil(self.requests / self.threads) + (1 if self.layout.head_bytes else 0)
-        return max(rounds * reach.latency_s, 3 * reach.latency_s + self.bytes_read / reach.bytes_a_second)
+        # Each shard has its index before its rows; the metadata are looked at meanwhile, or at the end.
+        first = int(self.layout.head_bytes > 0)
+        last = int(not self.asks_meanwhile)
+        rounds = first + math.ceil(self.requests / self.threads) + last
+        return max(
+            rounds * reach.latency_s, (first + 1 + last) * reach.latency_s + self.bytes_read / reach.bytes_a_second
+        )
+
+    @property
+    def asks_meanwhile(self) -> bool:
+        """Whether a gather asks if the array is still there while its rows come, and not when they are there.
+
+        The shards of a store say whose they are, so that no byte of another can be among those of the versions that were met.
+        """
+        return self.reach.pins_versions and self.ingested_bytes is None
 
     @property
     def expected_dollars(self) -> float:

@@ -8,9 +8,10 @@ them, which says how long they are.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from swath.committing import read_committed
@@ -33,7 +34,7 @@ from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
 from swath.shard import MEND, NO_CHUNK, IndexCache, index_entries
-from swath.storage import File, Folder, Gate, LocalFolder, Scratch
+from swath.storage import File, Folder, Gate, LocalFolder, Scratch, begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +289,13 @@ def open_store(folder: Folder, window: int | None = None) -> Store:
     ------
     StoreNotFoundError, IncompleteStoreError, FormatError
     """
+    above = asking_above(folder)
     home, encoded = read_committed(folder)
-    return store_of(home, encoded, window)
+    return store_of(home, encoded, above, window)
 
 
-def store_of(folder: Folder, encoded: bytes, window: int | None = None) -> Store:
-    """The store whose ``zarr.json`` was just read.
+def store_of(folder: Folder, encoded: bytes, above: Callable[[Folder], bytes], window: int | None = None) -> Store:
+    """The store whose ``zarr.json`` was just read; ``above`` gives what `group_above` does.
 
     Raises
     ------
@@ -305,8 +307,16 @@ def store_of(folder: Folder, encoded: bytes, window: int | None = None) -> Store
         raise FormatError(
             f"{folder.url} is a group of arrays ({names}). Open it with swath.open_group, or one of its arrays."
         )
-    above = group_above(folder)
-    return _make_store(folder, above or encoded, folder.name if above else "", window)
+    group = above(folder)
+    return _make_store(folder, group or encoded, folder.name if group else "", window)
+
+
+def asking_above(folder: Folder) -> Callable[[Folder], bytes]:
+    """`group_above`; of what is far away it is asked from now on, while the caller reads the ``zarr.json`` of the folder itself."""
+    if not folder.reach.is_remote:
+        return group_above
+    answer = begun(partial(group_above, folder))
+    return lambda _: answer()
 
 
 def group_above(folder: Folder) -> bytes:

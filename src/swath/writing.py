@@ -29,7 +29,7 @@ from swath.metadata import Facts, shard_key
 from swath.progress import progress_bar
 from swath.shard import NO_CHUNK, IndexCache, encode_shard
 from swath.sources import Source, most_readers
-from swath.storage import Folder, LocalFolder, VersionError, run_threads
+from swath.storage import Folder, Gate, LocalFolder, VersionError, away, run_threads
 
 _log = logging.getLogger(__name__)
 
@@ -97,15 +97,15 @@ def write_parts(
             write(place, part, shards, advance)
 
 
-def on_threads(part: Part, limit: Room, *, remote: bool) -> Writer:
-    """A writer of threads, as many as pay, and as ``limit`` leaves room for.
+def on_threads(part: Part, limit: Room, *, remote: bool, far: bool) -> Writer:
+    """A writer of threads, as many as pay, and as ``limit`` leaves room for; of rows that come from ``far`` away, or from here.
 
     Raises
     ------
     MemoryLimitError
         There is no room for one.
     """
-    return partial(_write_shards, workers_for(part, limit, remote=remote))
+    return partial(_write_shards, workers_for(part, limit, remote=remote), far)
 
 
 def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
@@ -113,7 +113,7 @@ def _bytes_of(layout: Layout, shards: Sequence[int]) -> int:
 
 
 def _write_shards(
-    workers: int, folder: Folder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
+    workers: int, far: bool, folder: Folder, part: Part, shards: Sequence[int], advance: Callable[[int], None]
 ) -> None:
     layout, source = part.facts.layout, part.source
     shared = iter(shards)
@@ -127,7 +127,7 @@ def _write_shards(
         else:
             source.read_into(start, out)
 
-    def work(folder: Folder) -> None:
+    def work(folder: Folder, waiting: Gate | None = None) -> None:
         buffer = shard_buffer(layout)
         while True:
             with reading:  # in order: the shard is chosen and read in one turn
@@ -135,13 +135,14 @@ def _write_shards(
                 if shard is None:
                     return
                 start, stop = layout.rows_of(shard)
-                read(start - part.first_row, rows_in(buffer, layout, stop - start))
+                with away(waiting):  # the buffer is this thread's own, which may be left behind
+                    read(start - part.first_row, rows_in(buffer, layout, stop - start))
             put_shard(folder, part.facts, shard, buffer)
             advance((stop - start) * layout.row_bytes)
 
-    if folder.reach.is_remote:
+    if folder.reach.is_remote or far:
         with reader:
-            run_threads(lambda gate: work(folder.through(gate)), workers)
+            run_threads(lambda gate: work(folder.through(gate), gate if far else None), workers)
         return
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
         futures = [pool.submit(work, folder) for _ in range(workers)]

@@ -88,14 +88,14 @@ def _verified(found: Verification) -> dict[str, Any]:
     return {"url": facts.pop("url"), "sound": bool(found), "bytes": facts.pop("n_bytes"), **facts}
 
 
-def _by_name(sources: tuple[str, ...], arrays: Mapping[str, RowArray]) -> dict[str, list[str]]:
+def _by_name(sources: tuple[str, ...], arrays: Mapping[str, RowArray]) -> dict[str, list[Any]]:
     """Sources of each array."""
     if "" in arrays:
-        return {"": list(sources)} if sources else {}
-    named: dict[str, list[str]] = {}
+        return {"": opt.sources_of(sources)} if sources else {}
+    named: dict[str, list[Any]] = {}
     for word in sources:
         name, separator, source = word.partition("=")
         if not separator or name not in arrays:
             raise click.UsageError(f"{word!r} is for none of the arrays {', '.join(arrays)}. Give NAME=SOURCE.")
-        named.setdefault(name, []).append(source)
+        named.setdefault(name, []).extend(opt.sources_of([source]))
     return named

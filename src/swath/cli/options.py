@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,6 +87,14 @@ class Columns(click.ParamType):  # type: ignore[type-arg] # generic since click 
         kind = RowRange() if ":" in value else Integers()
         chosen: slice | list[int] = kind.convert(value, param, ctx)
         return chosen
+
+
+def sources_of(words: Sequence[str]) -> list[Any]:
+    """What is read from: paths, and of URLs the arrays that are there."""
+    import swath
+    from swath.storage import is_remote
+
+    return [swath.open(word) if is_remote(word) else word for word in words]
 
 
 def _integers(text: str) -> list[int]:

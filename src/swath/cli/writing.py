@@ -49,8 +49,8 @@ def ingest(
 ) -> None:
     """Write SOURCE as a store at URL.
 
-    A source is a .npy file, a Zarr array, a raw binary file, a table of text, a folder of images, file.h5::dataset,
-    file.npz::name or group.zarr::name; several are joined, each a segment. --casting says whether --dtype may change values:
+    A source is a .npy file, a Zarr array, which may be at a URL, a raw binary file, a table of text, a folder of images,
+    file.h5::dataset, file.npz::name or group.zarr::name; several are joined, each a segment. --casting says whether --dtype may change values:
     not at all (exact), round floats (rounded), or whatever numpy does (unsafe).
 
     \b
@@ -69,10 +69,10 @@ def ingest(
         "resume": not no_resume,
     }
     if dry_run:
-        _say_forecast(swath.forecast(list(sources), url, **options), as_json)
+        _say_forecast(swath.forecast(opt.sources_of(sources), url, **options), as_json)
         return
     with _carried_on():
-        a = swath.ingest(list(sources), url, **options)
+        a = swath.ingest(opt.sources_of(sources), url, **options)
     _say_written(a, as_json)
 
 
@@ -95,7 +95,7 @@ def append(sources: tuple[str, ...], store: str, as_json: bool, **options: Any) 
     import swath
 
     with _carried_on():
-        a = swath.open(store).append(list(sources), **options)
+        a = swath.open(store).append(opt.sources_of(sources), **options)
     _say_written(a, as_json)
 
 

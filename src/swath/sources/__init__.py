@@ -79,7 +79,8 @@ def open_source(
         ``dtype``); ``"file.h5::dataset"``, ``"file.npz::name"`` or ``"group.zarr::name"``; a pattern of such paths, as
         ``"part-*.npy"`` or ``"run-*.h5::x"``, whose files are joined in the order of their names as text; a list of all these; a
         numpy, dask, zarr or xarray array, an h5py dataset, or any object with ``shape``, ``dtype`` and ``__getitem__``. A
-        `Source` is given back as it is. What makes a file a table of text is said by `swath.sources.files.is_text`.
+        `Source` is given back as it is, and an object whose ``__swath_source__()`` gives one is that. What makes a file a
+        table of text is said by `swath.sources.files.is_text`.
     dtype
         Of a raw binary file, and of a table of text, where it may have fields. What has a dtype of its own is cast to it, if
         ``casting`` says how.
@@ -121,6 +122,8 @@ def open_source(
     library = type(source).__module__.partition(".")[0]
     if isinstance(source, Source):
         found: Source = source
+    elif hasattr(source, "__swath_source__"):
+        found = source.__swath_source__()
     elif isinstance(source, str):
         found = files.open_file(source, dtype, row_shape, cache_bytes)
     elif isinstance(source, np.ndarray):
@@ -169,8 +172,8 @@ def expand_pattern(name: str) -> list[str]:
     path = str(Path(head).expanduser())
     if re.match("[A-Za-z][A-Za-z0-9+.-]*://", name) and not os.path.lexists(path):
         raise SourceError(
-            f"{without_credentials(name)} is a URL, but files are read from this machine alone. Copy the file here, or give what opens it there, "
-            "such as a zarr.Array or a dask array."
+            f"{without_credentials(name)} is a URL, but files are read from this machine alone. Give a Zarr array there as swath.open opens "
+            "it; copy a file here, or give what opens it there, such as a dask array."
         )
     if not glob.has_magic(path) or os.path.lexists(path):
         return [name]

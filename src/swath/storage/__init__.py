@@ -2,10 +2,10 @@
 
 from swath.storage.connection import Seen, VersionError
 from swath.storage.folder import File, Folder
-from swath.storage.gate import Gate, briefly, run_threads
+from swath.storage.gate import Gate, away, begun, briefly, run_threads
 from swath.storage.local import MOST_WRITE_BYTES, Buffer, LocalFile, LocalFolder, Scratch
 from swath.storage.objects import ObjectFolder, Turn
-from swath.storage.places import local_path, place_of, without_credentials
+from swath.storage.places import is_remote, local_path, place_of, without_credentials
 from swath.storage.staging import staged, take_room, writing_to
 from swath.storage.zarr_store import as_zarr_store
 
@@ -23,7 +23,10 @@ __all__ = [
     "Turn",
     "VersionError",
     "as_zarr_store",
+    "away",
+    "begun",
     "briefly",
+    "is_remote",
     "local_path",
     "place_of",
     "run_threads",

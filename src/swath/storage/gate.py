@@ -69,8 +69,11 @@ class Gate:
 
 def interruptible[T](wait: Callable[[], T]) -> T:
     """What a call gives that waits for a server. In the main thread, which is the one that Ctrl-C ends, another one waits."""
-    if threading.current_thread() is not threading.main_thread():
-        return wait()
+    return wait() if threading.current_thread() is not threading.main_thread() else begun(wait)()
+
+
+def begun[T](wait: Callable[[], T]) -> Callable[[], T]:
+    """Have another thread wait for a server; what is returned, to be called once, gives what came of it, or raises its error."""
     ended: queue.SimpleQueue[T | _Failed] = queue.SimpleQueue()
 
     def run() -> None:
@@ -79,10 +82,13 @@ def interruptible[T](wait: Callable[[], T]) -> T:
         except BaseException as error:
             ended.put(_Failed(error))
 
+    def result() -> T:
+        found = ended.get()
+        if isinstance(found, _Failed):
+            raise found.error
+        return found
+
     threading.Thread(target=run, daemon=True, name="swath-request").start()
-    result = ended.get()
-    if isinstance(result, _Failed):
-        raise result.error
     return result
 
 

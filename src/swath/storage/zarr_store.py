@@ -16,6 +16,8 @@ from swath.storage.gate import Gate, away
 from swath.storage.local import Buffer, LocalFolder, Scratch, scatter
 from swath.storage.objects import ObjectFolder
 
+_UNPINNED = replace(REMOTE, pins_versions=False)
+
 
 def is_zarr_store(place: object) -> bool:
     """Whether this is a store of zarr-python, or a mapping of fsspec."""
@@ -162,7 +164,7 @@ class ZarrStoreFolder:
     @property
     def reach(self) -> Reach:
         """As far as an object store, as most are that nothing else opens."""
-        return REMOTE
+        return _UNPINNED
 
     @property
     def name(self) -> str:
