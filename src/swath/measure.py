@@ -2,8 +2,7 @@
 
 Each way runs in a process of its own: its peak is the kernel's count for that process (``VmHWM``), and no way
 profits from what another left in memory. Cold means that the kernel was told to drop the file's pages before; warm,
-that the same gather ran once before, untimed. The process has memory for its batch already, and keeps what it frees. A run
-prints one line of JSON.
+that the same gather ran once before, untimed. A run prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -24,10 +23,6 @@ from numpy.typing import NDArray
 from swath.doors import open as open_array
 from swath.errors import SwathError
 from swath.windows import IntArray
-
-# The host of a virtual machine may be slow to give memory, and differently so from minute to minute: 0.4 to 1.8 GB/s, where batches are
-# gathered at 5. So the allocator asks for no memory that goes back when it is freed, and has some before a run.
-_KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ class Result:
     peak_bytes: int
     """The most memory that the process ever held, mapped pages of files included."""
     before_bytes: int
-    """What it held before the gather, memory for the batch included."""
+    """What it held before the gather."""
     checked: bool
 
     @property
@@ -78,7 +73,7 @@ def measure(job: Job, program: Sequence[str] = ("-m", "swath.measure")) -> Resul
         The process failed; its last line of output says why.
     """
     command = [sys.executable, *program, json.dumps(asdict(job))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _KEEPS_MEMORY)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         killed = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"failed ({done.returncode})"
         why = (done.stderr.strip() or "no output").splitlines()[-1]
@@ -163,8 +158,7 @@ def run_job(job: Job, way: Callable[[Job], NDArray[Any]]) -> Result:
     if job.cold:
         drop_cache(job.target)
         # Imports, and all else that a first call does once, are no part of the time.
-        one = way(replace(job, windows=1, seed=job.seed + 1))
-        np.ones(one.nbytes * job.windows, np.uint8)
+        way(replace(job, windows=1, seed=job.seed + 1))
     else:
         way(job)
     before = _status("VmRSS")
