@@ -224,6 +224,17 @@ def test_http_is_read_only(tmp_path: Path) -> None:
             swath.ingest(ROWS, f"{server.url}/b.zarr")
         swath.export(a, tmp_path / "out.npy")
         assert_same(np.load(tmp_path / "out.npy"), ROWS)
+        # On the command line a URL is a source too.
+        here = str(tmp_path / "here.zarr")
+        for words in (
+            ["ingest", a.url, here],
+            ["append", a.url, here],
+            ["verify", here, "--source", a.url, "--source", a.url],
+        ):
+            subprocess.run([sys.executable, "-m", "swath.cli", *words], capture_output=True, check=True)
+        assert_same(
+            swath.open(here).gather([5990, 0], window=4000), expected(np.concatenate([ROWS, ROWS]), [5990, 0], 4000)
+        )
 
 
 def test_a_store_without_conditions_is_refused_for_appends(tmp_path: Path) -> None:
