@@ -161,8 +161,8 @@ def _run_round(
 ) -> None:
     """Every way once. All targets would not fit in memory: one is warm while its own ways run."""
     for name, target in targets.items():
-        for other in targets.values():
-            drop_cache(other)
+        for each in targets.values():
+            drop_cache(each)
         own = [entry for entry in entries if entry.target == name]
         click.echo(f"Round {seed}, {'cold' if cold else 'warm'}: {len(own)} ways of {name}", err=True)
         other = targets["raw" if name == "contiguous" else "contiguous"]

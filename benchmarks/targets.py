@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import swath
+from swath.measure import files_of
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -87,9 +88,7 @@ def copy_rows(source: Any, target: Any) -> None:
 
 def load(target: str) -> None:
     """Read a file, or all files of a store, into the page cache."""
-    path = Path(target.partition("::")[0])
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    subprocess.run(["cat", *files], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cat", *files_of(target)], check=True, stdout=subprocess.DEVNULL)
 
 
 def stored_bytes(target: str) -> int:

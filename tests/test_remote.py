@@ -380,7 +380,7 @@ def test_an_endpoint_of_the_environment_that_is_no_url(monkeypatch: pytest.Monke
 def test_files_that_are_sources_are_local() -> None:
     with pytest.raises(SourceError, match=r"s3://bucket/a\.npy is a URL") as told:
         swath.ingest("s3://bucket/a.npy", "never.zarr")
-    assert "copy a file here" in str(told.value)
+    assert "Copy the file here" in str(told.value)
     with pytest.raises(SourceError, match="is a URL") as told:
         swath.ingest(["https://user:secret-in-url@host/a.h5::A"], "never.zarr")
     assert "secret-in-url" not in str(told.value)

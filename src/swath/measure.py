@@ -81,10 +81,15 @@ def measure(job: Job, program: Sequence[str] = ("-m", "swath.measure")) -> Resul
     return Result(**json.loads(done.stdout.splitlines()[-1]))
 
 
+def files_of(target: str) -> list[Path]:
+    """The file of a target, or all files of a store, in the order of their names."""
+    path = Path(target.partition("::")[0])
+    return sorted(filter(Path.is_file, path.rglob("*") if path.is_dir() else [path]))
+
+
 def drop_cache(target: str) -> None:
     """Have the kernel forget the pages of a file, or of all files of a store, that are on the disk already."""
-    path = Path(target.partition("::")[0])
-    for file in filter(Path.is_file, path.rglob("*") if path.is_dir() else [path]):
+    for file in files_of(target):
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)

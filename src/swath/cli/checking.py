@@ -91,11 +91,11 @@ def _verified(found: Verification) -> dict[str, Any]:
 def _by_name(sources: tuple[str, ...], arrays: Mapping[str, RowArray]) -> dict[str, list[Any]]:
     """Sources of each array."""
     if "" in arrays:
-        return {"": opt.sources_of(sources)} if sources else {}
+        return {"": [*map(opt.source_of, sources)]} if sources else {}
     named: dict[str, list[Any]] = {}
     for word in sources:
         name, separator, source = word.partition("=")
         if not separator or name not in arrays:
             raise click.UsageError(f"{word!r} is for none of the arrays {', '.join(arrays)}. Give NAME=SOURCE.")
-        named.setdefault(name, []).extend(opt.sources_of([source]))
+        named.setdefault(name, []).append(opt.source_of(source))
     return named

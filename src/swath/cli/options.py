@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -89,12 +89,12 @@ class Columns(click.ParamType):  # type: ignore[type-arg] # generic since click 
         return chosen
 
 
-def sources_of(words: Sequence[str]) -> list[Any]:
-    """What is read from: paths, and of URLs the arrays that are there."""
+def source_of(word: str) -> Any:
+    """What is read from: a path, or of a URL the array that is there."""
     import swath
     from swath.storage import is_remote
 
-    return [swath.open(word) if is_remote(word) else word for word in words]
+    return swath.open(word) if is_remote(word) else word
 
 
 def _integers(text: str) -> list[int]:

@@ -69,10 +69,10 @@ def ingest(
         "resume": not no_resume,
     }
     if dry_run:
-        _say_forecast(swath.forecast(opt.sources_of(sources), url, **options), as_json)
+        _say_forecast(swath.forecast([*map(opt.source_of, sources)], url, **options), as_json)
         return
     with _carried_on():
-        a = swath.ingest(opt.sources_of(sources), url, **options)
+        a = swath.ingest([*map(opt.source_of, sources)], url, **options)
     _say_written(a, as_json)
 
 
@@ -95,7 +95,7 @@ def append(sources: tuple[str, ...], store: str, as_json: bool, **options: Any) 
     import swath
 
     with _carried_on():
-        a = swath.open(store).append(opt.sources_of(sources), **options)
+        a = swath.open(store).append([*map(opt.source_of, sources)], **options)
     _say_written(a, as_json)
 
 

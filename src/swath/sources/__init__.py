@@ -172,8 +172,8 @@ def expand_pattern(name: str) -> list[str]:
     path = str(Path(head).expanduser())
     if re.match("[A-Za-z][A-Za-z0-9+.-]*://", name) and not os.path.lexists(path):
         raise SourceError(
-            f"{without_credentials(name)} is a URL, but files are read from this machine alone. Give a Zarr array there as swath.open opens "
-            "it; copy a file here, or give what opens it there, such as a dask array."
+            f"{without_credentials(name)} is a URL, but files are read from this machine alone. Copy the file here, or give what opens it there, "
+            "such as swath.open of a Zarr array, or a dask array."
         )
     if not glob.has_magic(path) or os.path.lexists(path):
         return [name]
