@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.array as da
 import h5py
@@ -19,6 +21,11 @@ from distributed import Client, LocalCluster
 from oracle import assert_same
 
 import swath
+from swath.commit import building
+from swath.storage import local
+
+# A worker cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROWS = np.random.default_rng(0).normal(size=(5000, 40))
 OPTIONS: dict[str, Any] = {"chunk_rows": 8, "shard_rows": 400, "codec": "lz4"}
@@ -133,3 +140,78 @@ def test_an_error_of_a_task_is_the_callers(client: Client, tmp_path: Path) -> No
 
 def _fail(block: Any) -> Any:
     raise RuntimeError("no such block")
+
+
+def _first(block: Any, folder: Path) -> Any:
+    """Shard 1 fails while shard 0 is being read, which goes on until it is told to end."""
+    if block[0, 0] == 1:
+        _wait(lambda: (folder / "late").exists())
+        raise RuntimeError("no such block")
+    (folder / "late").touch()
+    _wait(lambda: (folder / "go late").exists())
+    return block + 10
+
+
+def _second(block: Any, folder: Path) -> Any:
+    if block[0, 0] == 1:
+        _wait(lambda: (folder / "go").exists())
+    return block + 20
+
+
+def _wait(is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _running(dask_worker: Any) -> list[str]:
+    return [str(task.key) for task in dask_worker.state.tasks.values() if task.state in ("cancelled", "executing")]
+
+
+def test_a_task_of_an_ingest_that_failed_writes_nothing_into_the_next(client: Client, tmp_path: Path) -> None:
+    numbers = np.repeat(np.arange(2.0), 400)[:, None]
+    lazy, options = da.from_array(numbers, chunks=(400, 1)), {**OPTIONS, "client": client}
+    with pytest.raises(RuntimeError, match="no such block"):
+        swath.ingest(lazy.map_blocks(_first, tmp_path, dtype=float, meta=np.empty((0, 0))), tmp_path / "a", **options)
+
+    again = lazy.map_blocks(_second, tmp_path, dtype=float, meta=np.empty((0, 0)))
+    second = threading.Thread(target=swath.ingest, args=(again, tmp_path / "a"), kwargs=options)
+    second.start()
+    _wait((tmp_path / ".a.swath-part" / "c.0.0").exists)
+    (tmp_path / "go late").touch()
+    _wait(lambda: sum(map(len, client.run(_running).values())) == 1)  # it has ended, and shard 1 waits
+    (tmp_path / "go").touch()
+    second.join()
+    a = swath.open(tmp_path / "a", window=1)
+    assert_same(a.gather(np.arange(800))[:, 0], numbers + 20)
+    assert not list(tmp_path.glob("a/.*"))
+
+
+def test_what_is_written_still_when_all_is_committed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, write = threading.Event(), threading.Event(), local._write
+
+    def slowly(descriptor: int, buffers: Sequence[Any]) -> None:
+        write(descriptor, buffers)
+        if threading.current_thread() is late:
+            begun.set()
+            assert go.wait(60)
+
+    def put() -> None:
+        with pytest.raises(FileNotFoundError):
+            build.folder.put("c.0.0", [memoryview(b"shard")])
+        refused.append(True)
+
+    refused: list[bool] = []
+    late = threading.Thread(target=put)
+    monkeypatch.setattr(local, "_write", slowly)
+    with building(tmp_path / "a", {"zarr.json": b"{}"}, overwrite=False, resume=True) as build:
+        build.folder.put("c.0.0", [memoryview(b"shard")])
+        late.start()
+        assert begun.wait(60)
+    go.set()
+    late.join()
+    assert refused
+    assert _files(tmp_path / "a") == {"c.0.0": b"shard", "zarr.json": b"{}"}

@@ -12,6 +12,8 @@ import statistics
 import sys
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from oracle import expected
 
 import swath
 from swath.errors import MemoryLimitError, WorkersLostError
+from swath.workers import on_workers
 
 # A worker cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -273,6 +276,28 @@ def test_a_worker_that_is_stopped_for_a_while_changes_nothing(
     for _ in range(3 if full else 1):
         trials.run(rng, _stopper(20 if full else 1))
     trials.report(f"SIGSTOP, {what}")
+
+
+def test_what_was_had_of_a_worker_that_is_killed_is_not_done_again(team: Team, tmp_path: Path) -> None:
+    def noted(item: int, folder: Path) -> int:
+        """Leave a file for each run of this task; the last waits to be told."""
+        (folder / f"{item}.{uuid.uuid4().hex}").touch()
+        while item == 7 and not (folder / "go").exists():
+            time.sleep(0.01)
+        return item
+
+    results = on_workers(team.client, noted, range(8), "noted", folder=tmp_path)
+    with team.deadline():
+        had = [next(results) for _ in range(7)]
+        for pid in team.workers():
+            _kill(pid)
+            team.make_whole(pid)
+        while len(list(tmp_path.glob("7.*"))) < 2:  # what was not had is done again
+            time.sleep(0.01)
+        (tmp_path / "go").touch()
+        assert [*sorted(had), *results] == list(range(8))
+    runs = Counter(path.name.partition(".")[0] for path in tmp_path.glob("*.*"))
+    assert [runs[str(item)] for item in range(7)] == [1] * 7
 
 
 def _end(block: Any) -> Any:

@@ -76,7 +76,6 @@ def write_on_workers(
             f"{len(unseen)} of {len(shards)} shards were written where this process does not see them ({folder.path}). "
             "Choose a place that the client and all workers share."
         )
-    folder.remove_temporaries()  # of workers that were killed, and that shall be no part of the store
 
 
 def _write(shard: int, encoded: bytes, folder: Folder) -> int:

@@ -10,6 +10,7 @@ replaced. A full shard is never touched.
 A run that is killed leaves what it has finished; run again, it carries on. An append that was killed after all of it was
 written is completed by the next, which may be the same call: ``zarr.json`` of the stage, which goes first of all when it is
 done with, says that it has not been answered. One process writes at a time: it holds a lock that the kernel frees when its holder dies.
+Workers of a cluster, who write for it, may outlive that: they write only where what they were told of is still pending.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from swath.errors import IncompleteStoreError, StoreBusyError, StoreExistsError, StoreNotFoundError
 from swath.metadata import METADATA, check_metadata
 from swath.storage import Folder, LocalFolder
-from swath.storage.local import sync_folder
+from swath.storage.local import Fence, sync_folder
 
 # The metadata of what is being written: what it will be, and so whether a second run may carry on.
 _PENDING = ".pending.json"  # hidden, as no array of a group is
@@ -176,8 +177,7 @@ def settle(path: Path) -> bool:
     stage = stage_of(path)
     if not path.is_dir():
         return False
-    for folder in _folders(path):
-        LocalFolder(folder).remove_temporaries()
+    _remove_temporaries(path)
     if not stage.exists():
         return False
     committed = LocalFolder(path).read(METADATA)
@@ -307,10 +307,10 @@ def _prepare(part: Path, files: Files, base: bytes = b"") -> LocalFolder:
         sync_folder(part.parent)  # what says that an append is not answered shall be there as long as what it commits
         if base:
             LocalFolder(part).put(_BASE, [memoryview(base)])
+    if not _holds(part / _PENDING, pending):
         LocalFolder(part).put(_PENDING, [memoryview(pending)])
-    for folder in _folders(part):
-        LocalFolder(folder).remove_temporaries()
-    return LocalFolder(part)
+    _remove_temporaries(part)
+    return LocalFolder(part, Fence(part / _PENDING, pending))
 
 
 def _put_all(folder: LocalFolder, files: Files) -> None:
@@ -322,7 +322,13 @@ def _put_all(folder: LocalFolder, files: Files) -> None:
         place = folder.path / name
         LocalFolder(place.parent).put(place.name, [memoryview(files[name])])
     (folder.path / _PENDING).unlink(missing_ok=True)
+    _remove_temporaries(folder.path)  # of workers that were killed, or that go on: they shall be no part of the store
     folder.sync()
+
+
+def _remove_temporaries(path: Path) -> None:
+    for folder in _folders(path):
+        LocalFolder(folder).remove_temporaries()
 
 
 def _counterpart(folder: Path, stage: Path, path: Path) -> Path:

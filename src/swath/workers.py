@@ -173,7 +173,8 @@ def computed(client: Any, jobs: Sequence[Job], at_once: Callable[[Team], int]) -
 def on_workers(client: Any, task: Callable[..., Any], items: Sequence[Any], name: str, **shared: Any) -> Iterator[Any]:
     """What ``task`` returns for each item, which should be little, as it is done; all are handed over at once.
 
-    What is ``shared`` is sent to the cluster once, and sent again to a worker that takes the place of one that died.
+    What is ``shared`` is sent to the cluster once, and sent again to a worker that takes the place of one that died. A task whose
+    result was had is not run again where its worker dies: it might go on when the caller has ended.
 
     Raises
     ------
@@ -183,15 +184,16 @@ def on_workers(client: Any, task: Callable[..., Any], items: Sequence[Any], name
     import distributed
 
     sent = {key: client.submit(_same, value, pure=False) for key, value in shared.items()}
-    futures = client.map(task, items, key=name, pure=False, **sent)
+    futures = {future.key: future for future in client.map(task, items, key=name, pure=False, **sent)}
     try:
         with _thread_left_to_others():
-            for future in distributed.as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
+            for future in distributed.as_completed(list(futures.values()), loop=client.loop):  # type: ignore[no-untyped-call]
                 with _deaths_told():
                     result = future.result()
+                futures.pop(future.key).release()
                 yield result
     finally:
-        client.cancel(futures)
+        client.cancel(list(futures.values()))
 
 
 @contextlib.contextmanager

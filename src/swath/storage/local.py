@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swath.errors import DiskFullError
+from swath.errors import DiskFullError, StoreChangedError
 from swath.memory import format_bytes
 from swath.plan import LOCAL, Reach
 from swath.storage.gate import Gate
@@ -150,10 +150,34 @@ class LocalFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """What a file must say while others are put beside it: a worker that nobody waits for any more may go on, and put its own too late."""
+
+    path: Path
+    content: bytes
+
+    def check(self, path: Path) -> None:
+        """Refuse to put a file at ``path``.
+
+        Raises
+        ------
+        StoreChangedError
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.read_bytes() == self.content:
+                return
+        raise StoreChangedError(
+            f"{path} is not written any more: what it belongs to was committed, or has made room for another. Open it, or begin anew."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LocalFolder:
     """A folder of files, each named by a key: its path within the folder."""
 
     path: Path
+    fence: Fence | None = None
+    """Files are put only while it stands."""
 
     @property
     def url(self) -> str:
@@ -181,7 +205,7 @@ class LocalFolder:
         if not name:
             return self
         beneath(self.path, name)
-        return LocalFolder(self.path / name)
+        return LocalFolder(self.path / name, self.fence)
 
     def above(self) -> LocalFolder:
         """The folder that this one is in."""
@@ -250,11 +274,15 @@ class LocalFolder:
         ------
         DiskFullError
             No room; the unfinished file is gone.
+        StoreChangedError
+            The fence has fallen.
         """
         temporary = self.path / f".{key}.{uuid.uuid4().hex}{_TEMPORARY}"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
+                if self.fence is not None:  # now, since what falls from here on takes the temporary file with it
+                    self.fence.check(self.path / key)
                 _write(descriptor, buffers)
                 os.fsync(descriptor)
             finally:
