@@ -27,7 +27,7 @@ from swath.measure import run_job
 
 script = importlib.import_module(sys.argv[1])
 if hasattr(script, "measure"):
-    script.measure = lambda job, program: run_job(job, peers.PEERS[job.way])
+    script.measure = lambda job, program, at_begin=None: run_job(job, peers.PEERS[job.way], at_begin)
 script.main(sys.argv[2:])
 """
 

@@ -6,12 +6,16 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,8 +45,10 @@ from swath.errors import (
     StoreUnreachableError,
     SwathError,
 )
+from swath.shard import FoundIndex, IndexCache, ShardIndex
 from swath.storage.asking import asked
 from swath.storage.options import Options
+from swath.store import Store
 
 ROWS = np.random.default_rng(0).normal(size=(6000, 100))
 STARTS = np.random.default_rng(1).integers(0, 6000 - 8, 400)
@@ -210,6 +216,96 @@ def test_whether_a_store_is_still_there_is_asked_while_its_rows_come(moto: Serve
     swath.ingest(-ROWS, url, storage_options=moto.storage_options, overwrite=True, **LAYOUT)
     with pytest.raises(StoreChangedError, match="was replaced"):
         a.gather(STARTS[:4])
+
+
+@pytest.mark.parametrize(("codec", "rounds"), [("raw", 1), ("lz4", 2)])
+def test_raw_rows_come_beside_the_index_of_their_shard(moto: Server, proxy: Proxy, codec: Any, rounds: int) -> None:
+    url, behind = _url(moto, f"beside-{codec}"), moto.behind(proxy.port).storage_options
+    swath.ingest(ROWS, url, codec=codec, storage_options=moto.storage_options, **LAYOUT)
+    took = []
+    for k in range(2):
+        a = swath.open(url, storage_options=behind)
+        starts = STARTS[4 * k : 4 * k + 4]
+        proxy.clear()
+        proxy.set(latency_s=0.5)
+        begun = time.monotonic()
+        assert_same(a.gather(starts), expected(ROWS, starts, 8))
+        took.append(time.monotonic() - begun)
+        proxy.set(latency_s=0.0)
+        assert sum(proxy.counts().requests.values()) == a.plan(starts).requests + 1
+        assert a.plan(starts).expected_seconds == pytest.approx(0.03 * rounds, rel=0.1)
+    assert 0.5 * rounds <= min(took) < 0.5 * rounds + 0.4
+
+
+@pytest.mark.parametrize("verify", ["always", "never"])
+def test_rows_and_index_of_two_versions_are_read_again(
+    moto: Server, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, options = f"two-versions-{verify}", moto.storage_options
+    url, objects = _url(moto, f"{folder}/this"), moto.store(f"tests/{folder}")
+    swath.ingest(ROWS + 1, _url(moto, f"{folder}/other"), storage_options=options, **LAYOUT)
+    swath.ingest(ROWS, url, storage_options=options, **LAYOUT)
+    ours, theirs = (bytes(obstore.get(objects, f"{name}.zarr/c.3.0").bytes()) for name in ("this", "other"))
+    obstore.put(objects, "this.zarr/c.3.0", theirs)
+    ask = Store._ask_index
+
+    def after_the_rows(_: Store, shard: int) -> FoundIndex:
+        monkeypatch.undo()
+        time.sleep(0.5)
+        obstore.put(objects, "this.zarr/c.3.0", ours)
+        of_its_own: Any = swath.open(url, storage_options=options)  # which does not know what version the rows are of
+        return ask(of_its_own._rows, shard)
+
+    monkeypatch.setattr(Store, "_ask_index", after_the_rows)
+    a = swath.open(url, storage_options=options)
+    assert_same(a.gather([1300], verify=verify), expected(ROWS, [1300], 8))
+    assert Store._ask_index is ask
+
+
+def test_a_forked_child_waits_for_no_index_that_its_parent_asked_for() -> None:
+    cache, answer = IndexCache(20), threading.Event()
+    found = FoundIndex(ShardIndex(np.zeros(1, "u8"), np.zeros(1, "u8"), 0), ("a version",))
+
+    def ask() -> FoundIndex:
+        answer.wait()
+        return found
+
+    pending = cache.asking(3, ask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if not child:
+        with contextlib.suppress(TimeoutError):
+            cache.asking(3, lambda: found).result(timeout=10)
+            os._exit(0)
+        os._exit(1)
+    answer.set()
+    assert pending.result(timeout=10) is found
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("verify", ["always", "never"])
+@pytest.mark.parametrize(
+    ("number", "wrong", "what"),
+    [
+        (0, "other.zarr/c.0.0", "is a shard of another store"),
+        (1, "this.zarr/c.0.0", "and stands in the place of shard 1"),
+        (14, "this.zarr/c.14.0", "has 300 rows, and must have 400"),
+    ],
+)
+def test_sound_rows_of_a_wrong_shard_are_refused(moto: Server, number: int, wrong: str, what: str, verify: Any) -> None:
+    folder, options = f"wrong-{number}-{verify}", moto.storage_options
+    url, objects = _url(moto, f"{folder}/this"), moto.store(f"tests/{folder}")
+    swath.ingest(ROWS + 1, _url(moto, f"{folder}/other"), storage_options=options, **LAYOUT)
+    a = swath.ingest(ROWS[:5900], url, storage_options=options, **LAYOUT)
+    content = bytes(obstore.get(objects, wrong).bytes())
+    a.append(ROWS[5900:])
+    obstore.put(objects, f"this.zarr/c.{number}.0", content)
+    with pytest.raises(DamagedStoreError, match=what):
+        swath.open(url, storage_options=options).gather([400 * number + 5, 400 * number + 200], verify=verify)
+    obstore.delete(objects, f"this.zarr/c.{number}.0")
+    with pytest.raises(DamagedStoreError, match="is missing"):
+        swath.open(url, storage_options=options).gather([400 * number + 5], verify=verify)
 
 
 def test_http_is_read_only(tmp_path: Path) -> None:
@@ -427,6 +523,19 @@ def test_no_credentials(url: str, what: str) -> None:
 
     with pytest.raises(StoreAccessError, match=f"is asked for with credentials.*Give {what}"):
         asked(url, ask, missing_tries=1, options=Options({}))
+
+
+def test_a_request_that_is_made_again_draws_no_random_number_of_the_callers() -> None:
+    answers = iter([False, False, True])
+
+    def ask() -> None:
+        if not next(answers):
+            raise obstore.exceptions.GenericError("HTTP error: 503 Service Unavailable")
+
+    state = random.getstate()
+    asked("s3://bucket/a", ask, missing_tries=1, options=Options({}))
+    assert next(answers, None) is None
+    assert random.getstate() == state
 
 
 def test_options_are_for_object_stores(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def _fitted(recipe: Recipe, prefetch: int | str | None, limit: Room, progress: b
         # The caller has one unit, if only the last batch of it, while the next is gathered.
         held = min(ahead + 2 * unit, len(sampler)) * batch_bytes + unit * raw_bytes
         left = Room(max(0, limit.n_bytes - held), limit.bound_by)
-        some = [sampler.starts(k) for k in range(min(unit, len(sampler)))] or [np.empty(0, np.int64)]
+        some = sampler.starts_of(range(min(unit, len(sampler)))) or [np.empty(0, np.int64)]
         beside = max(part.plan(np.concatenate(some), left).cost.total for part in parts.values())
         if held + beside <= limit.n_bytes:
             return Batches(replace(recipe, unit=unit, limit=left), ahead, progress)

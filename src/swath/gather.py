@@ -11,14 +11,13 @@ import itertools
 import logging
 import math
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swath.announcing import Announcer, comes, lead
 from swath.buffers import empty
 from swath.errors import (
     ColumnsError,
@@ -37,7 +36,7 @@ from swath.memory import Room, machine_bytes
 from swath.plan import Plan, plan_gather
 from swath.progress import Advance, progress_bar
 from swath.rows import Access, Rows
-from swath.storage import Gate, Scratch, run_threads
+from swath.storage import Gate, run_threads
 from swath.windows import IntArray, as_array, check_starts, check_window
 
 _log = logging.getLogger(__name__)
@@ -55,15 +54,6 @@ _DWARFS = 16
 # costs nothing: of what is in memory 5.9 GB/s by 48, 5.3 by 16.
 _READS_A_TASK = 16
 _CACHED_READS_A_TASK = 48
-
-# What the disk is told of before it is read. So few threads read then, as of what is in memory: 10,000 windows of 16 KB came cold at
-# 26,000 a second by one thread that told, 15,000 by 8, 14,000 by 32, and at 14,000 by 32 that did not tell, whose 8,800 reads switched
-# between threads 78,000 times; lz4 (1,000 of 128 KB) at 7,500, 4,800, 5,600 and 5,700. Of bare reads 16 ahead were a tenth
-# slower than 32 and 64.
-_READS_AHEAD, _BYTES_AHEAD = 64, 2**24
-
-# After these waits, in seconds, one read after another is looked for: whether a file system listens shows by the first that has come.
-_LOOKS = (0.0, 0.001, 0.004, 0.02, 0.05)
 
 # Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2
@@ -276,11 +266,11 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached else _READS_A_TASK)
     announced = iter(tasks if tells else ())
     if tells:
-        lander = Lander(rows, plan, access, out)
-        for some in itertools.islice(announced, _lead(plan, len(tasks))):
-            lander.announce(*some)
+        announcer = Announcer(rows, plan, access)
+        for some in itertools.islice(announced, lead(plan, len(tasks))):
+            announcer.announce(*some)
         # Less is read by one thread, whoever listens.
-        if plan.bytes_read >= _BYTES_FOR_THREADS and not _comes(rows, plan, access):
+        if plan.bytes_read >= _BYTES_FOR_THREADS and not comes(rows, plan, access):
             threads = threads_for(plan, near=False)
             tasks, announced = _tasks(plan, threads, _READS_A_TASK), iter(())
     threads = min(threads, len(tasks))
@@ -288,17 +278,18 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     shared = iter(tasks)  # `next` on it is one step for the interpreter: threads share it without a lock
 
     def work(rows: Rows) -> None:
-        lander = Lander(rows, plan, access, out)
+        lander, announcer = Lander(rows, plan, access, out), Announcer(rows, plan, access)
         for first, stop in shared:
             if (ahead := next(announced, None)) is not None:
-                lander.announce(*ahead)
+                announcer.announce(*ahead)
             lander.land(first, stop)
             if advance is not None:
                 chunks = int((plan.stop_chunk[first:stop] - plan.first_chunk[first:stop]).sum())
                 advance(chunks * bytes_a_chunk)
 
     if plan.reach.is_remote:
-        _find(rows, plan, tasks)
+        if not plan.finds_meanwhile:
+            _find(rows, plan, tasks)
 
         def ask(gate: Gate) -> None:
             with gate.away():  # it touches nothing of the caller's
@@ -320,31 +311,6 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
             # After an error, or Ctrl-C, no thread finds another task.
             for _ in shared:
                 pass
-
-
-def _lead(plan: Plan, tasks: int) -> int:
-    """How many tasks the disk is told of before the first is carried out; then it is told of one for each."""
-    share = min(_READS_AHEAD / plan.first_chunk.size, _BYTES_AHEAD / max(1, plan.bytes_read))
-    return max(1, round(share * tasks))
-
-
-def _comes(rows: Rows, plan: Plan, access: Access) -> bool:
-    """Whether the disk brings what it is told of: a file system may not listen, and then wants many threads that wait.
-
-    Each look is at another read, and none at the first, which was looked up before: Linux fetches what it is asked for without waiting.
-    """
-    layout = plan.layout
-    chunks = plan.first_chunk[1 : 1 + len(_LOOKS)].tolist()
-    with contextlib.suppress(OSError):  # whoever reads it will tell what is wrong
-        for chunk in chunks:  # of a read without checksums the first row may not be wanted
-            with rows.reader(chunk // layout.shard_chunks, replace(access, tiles=(0,)), Scratch()) as reader:
-                reader.announce(chunk, chunk + 1, chunk * layout.chunk_rows, chunk * layout.chunk_rows + 1)
-        for wait, chunk in zip(_LOOKS, chunks):
-            time.sleep(wait)
-            if rows.is_cached(chunk):
-                return True
-        return False
-    return True
 
 
 def _find(rows: Rows, plan: Plan, tasks: list[tuple[int, int]]) -> None:

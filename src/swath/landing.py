@@ -12,8 +12,6 @@ A read of the plan is carried out in one of three ways:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -65,21 +63,11 @@ class Lander:
             else:
                 return
 
-    def announce(self, first: int, stop: int) -> None:
-        """Let the disk fetch what the reads ``[first, stop)`` of one shard will read."""
-        chunk_rows, starts, window = self._layout.chunk_rows, self._starts, self._window
-        shard = int(self._plan.first_chunk[first]) // self._layout.shard_chunks
-        # What is wrong with the shard whoever reads it will tell.
-        with contextlib.suppress(OSError), self._rows.reader(shard, self._access, self._scratch) as reader:
-            for a, b, lo, hi in self._reads(first, stop):
-                row0, row1 = max(a * chunk_rows, int(starts[lo])), min(b * chunk_rows, int(starts[hi - 1]) + window)
-                reader.announce(a, b, row0, row1)
-
     def _land(self, first: int, stop: int) -> None:
         plan = self._plan
         shard = int(plan.first_chunk[first]) // self._layout.shard_chunks
         with self._rows.reader(shard, self._access, self._scratch) as reader:
-            for read in self._reads(first, stop):
+            for read in plan.each(first, stop):
                 if not self._lands(reader, *read):
                     self._land_each(reader, *read)
 
@@ -103,11 +91,6 @@ class Lander:
         for k, start in zip(range(lo, hi), self._starts[lo:hi].tolist()):
             begin, end = start // chunk_rows, (start + self._window - 1) // chunk_rows + 1
             self._land_read(reader, max(begin, first), min(end, stop), k, k + 1)
-
-    def _reads(self, first: int, stop: int) -> Iterator[tuple[int, ...]]:
-        plan, some = self._plan, slice(first, stop)
-        columns = plan.first_chunk, plan.stop_chunk, plan.first_window, plan.stop_window
-        return zip(*(column[some].tolist() for column in columns))
 
     def _land_raw(self, reader: RawReader, first: int, stop: int, lo: int, hi: int) -> None:
         if self._bytes is not None and (hi - lo == 1 or (self._large and hi - lo <= MOST_PIECES)):

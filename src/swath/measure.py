@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from swath.doors import open as open_array
 from swath.errors import SwathError
 from swath.windows import IntArray
+
+_READY = "ready\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +67,54 @@ def random_starts(n_rows: int, windows: int, window: int, seed: int) -> IntArray
     return np.random.default_rng(seed).integers(0, n_rows - window + 1, windows)
 
 
-def measure(job: Job, program: Sequence[str] = ("-m", "swath.measure")) -> Result:
-    """Run a job in a new process: of this module, or of another ``program`` that calls `run_job` with ways of its own.
+def measure(
+    job: Job, program: Sequence[str] = ("-m", "swath.measure"), at_begin: Callable[[], object] | None = None
+) -> Result:
+    """Run a job in a new process: of this module, or of another ``program`` that calls `print_run` with ways of its own.
+
+    ``at_begin`` is called when the process is ready, right before it begins.
 
     Raises
     ------
     SwathError
         The process failed; its last line of output says why.
     """
-    command = [sys.executable, *program, json.dumps(asdict(job))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        killed = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"failed ({done.returncode})"
-        why = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise SwathError(f"The run of {job.way!r} on {job.target} {killed}: {why}. Run it alone to see more.")
-    return Result(**json.loads(done.stdout.splitlines()[-1]))
+    what = f"The run of {job.way!r} on {job.target}"
+    return Result(**told_by([*program, json.dumps(asdict(job))], what, at_begin))
+
+
+def told_by(
+    arguments: Sequence[str], what: str, at_begin: Callable[[], object] | None = None, most_s: float | None = None
+) -> dict[str, Any]:
+    """The last line, of JSON, that Python prints with these arguments, in a process that calls `wait_to_begin`; errors name ``what``.
+
+    Raises
+    ------
+    SwathError
+        As for `measure`.
+    subprocess.TimeoutExpired
+        It took longer than ``most_s``.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() == _READY and at_begin is not None:
+                at_begin()
+            output, _ = process.communicate(timeout=most_s)  # which closes its input: begin
+        finally:
+            process.kill()
+        errors.seek(0)
+        why = (errors.read().strip() or "no output").splitlines()[-1]
+    if code := process.returncode:
+        killed = f"was ended by signal {-code}" if code < 0 else f"failed ({code})"
+        raise SwathError(f"{what} {killed}: {why}. Run it alone to see more.")
+    told: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return told
 
 
 def files_of(target: str) -> list[Path]:
@@ -158,8 +194,8 @@ WAYS: dict[str, Callable[[Job], NDArray[Any]]] = {
 }
 
 
-def run_job(job: Job, way: Callable[[Job], NDArray[Any]]) -> Result:
-    """Run a job in this process."""
+def run_job(job: Job, way: Callable[[Job], NDArray[Any]], at_begin: Callable[[], object] | None = None) -> Result:
+    """Run a job in this process; ``at_begin`` is called right before the time begins."""
     if job.cold:
         drop_cache(job.target)
         # Imports, and all else that a first call does once, are no part of the time.
@@ -167,6 +203,8 @@ def run_job(job: Job, way: Callable[[Job], NDArray[Any]]) -> Result:
     else:
         way(job)
     before = _status("VmRSS")
+    if at_begin is not None:
+        at_begin()
     begin = time.perf_counter()
     batch = way(job)
     seconds = time.perf_counter() - begin
@@ -198,7 +236,13 @@ def _status(field: str) -> int:
 def print_run(ways: Mapping[str, Callable[[Job], NDArray[Any]]]) -> None:
     """Run the job on the command line, as `measure` starts it, and print its result."""
     job = Job(**json.loads(sys.argv[1]))
-    print(json.dumps(asdict(run_job(job, ways[job.way]))))
+    print(json.dumps(asdict(run_job(job, ways[job.way], wait_to_begin))))
+
+
+def wait_to_begin() -> None:
+    """Say to `told_by`, which started this process, that it is ready, and wait until it is told to begin."""
+    print(_READY, end="", flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ it out (`swath.gather`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -113,8 +113,8 @@ LOCAL = Reach(False, GAP_BYTES, WIDE_GAP_BYTES, BLOCK_BYTES, MOST_THREADS, tries
 
 REMOTE = Reach(
     True,
-    2**17,
-    2**17,
+    2**15,
+    2**15,
     2**22,
     128,
     tries=3,
@@ -123,8 +123,8 @@ REMOTE = Reach(
     dollars_a_request=0.4e-6,
     pins_versions=True,
 )
-"""Objects: a request of 256 KB takes 0.2 ms of a core here, and 0.2 ms of 10 Gbit/s are 256 KB; a narrower network weighs
-gaps more. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed, and only told."""
+"""Objects: a request takes 0.2 ms of a core here, in which 1 Gbit/s bring 25 KB: about as much as gaps may have.
+On a wider network more would be right. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed, and only told."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -171,10 +171,31 @@ class Plan:
         """The shards that are read, ascending."""
         return _distinct(self.first_chunk // self.layout.shard_chunks)
 
+    def each(self, first: int, stop: int) -> Iterator[tuple[int, ...]]:
+        """Some of the reads, one after another.
+
+        Parameters
+        ----------
+        first, stop
+            The half-open range of their numbers, in ``[0, first_chunk.size]``.
+
+        Returns
+        -------
+        Iterator
+            Of each its `first_chunk`, `stop_chunk`, `first_window` and `stop_window`.
+        """
+        columns = self.first_chunk, self.stop_chunk, self.first_window, self.stop_window
+        return zip(*(column[first:stop].tolist() for column in columns))
+
+    @property
+    def reads(self) -> int:
+        """Of rows, or of each tile where chunks do not hold whole rows."""
+        return self.first_chunk.size * len(self.tiles)
+
     @property
     def requests(self) -> int:
-        """Reads, of each tile where chunks do not hold whole rows, and one index for each shard that has one."""
-        return self.first_chunk.size * len(self.tiles) + (self.shards.size if self.layout.head_bytes else 0)
+        """Reads, and one index for each shard that has one."""
+        return self.reads + (self.shards.size if self.layout.head_bytes else 0)
 
     @property
     def chunks(self) -> int:
@@ -315,10 +336,10 @@ class Plan:
         reach = self.reach
         if not self.starts.size or not reach.is_remote:
             return 0.0
-        # Each shard has its index before its rows; the metadata are looked at meanwhile, or at the end.
-        first = int(self.layout.head_bytes > 0)
+        # A shard may have its index before its rows; the metadata are looked at meanwhile, or at the end.
+        first = int(self.layout.head_bytes > 0 and not self.finds_meanwhile)
         last = int(not self.asks_meanwhile)
-        rounds = first + math.ceil(self.requests / self.threads) + last
+        rounds = first + math.ceil(self.reads / self.threads) + last
         return max(
             rounds * reach.latency_s, (first + 1 + last) * reach.latency_s + self.bytes_read / reach.bytes_a_second
         )
@@ -330,6 +351,11 @@ class Plan:
         The shards of a store say whose they are, so that no byte of another can be among those of the versions that were met.
         """
         return self.reach.pins_versions and self.ingested_bytes is None
+
+    @property
+    def finds_meanwhile(self) -> bool:
+        """Whether the indexes of shards are asked for beside their rows, and not before: raw ones lie where can be calculated."""
+        return self.asks_meanwhile and self.layout.codec == "raw"
 
     @property
     def expected_dollars(self) -> float:
@@ -426,6 +452,8 @@ def plan_gather(
     scratch = held * (2 if direct else 1) + beside + _THREAD_OVERHEAD
     if reach.is_remote:
         scratch += _COPIES_ARRIVING * most_chunks * (a_chunk + layout.crc_bytes) + _REQUEST_OVERHEAD
+        if is_store and is_raw and reach.pins_versions:  # another thread may ask for an index meanwhile
+            scratch += _THREAD_OVERHEAD + _REQUEST_OVERHEAD + (_COPIES_ARRIVING + 1) * layout.head_bytes
     most_threads = reach.requests if most_threads is None else most_threads
     fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + _index_bytes(layout, first)
     threads = int(max(1, min(1 if layout.by_library else most_threads, (limit.n_bytes - fixed) // scratch, first.size)))

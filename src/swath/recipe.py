@@ -119,7 +119,7 @@ class Recipe:
         while k < len(self.sampler):
             # One at first, so that it comes soon; then two, four and so on, up to whole units, wherever one begins.
             n = 1 if k < failed else min(k & -k or 1, self.unit, len(self.sampler) - k)
-            starts = [self.sampler.starts(i) for i in range(k, k + n)]
+            starts = self.sampler.starts_of(range(k, k + n))
             try:
                 arrays = self.read(np.concatenate(starts), buffers, scratch)
             except SwathError:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -361,10 +362,23 @@ class Sampler:
 
     def starts(self, k: int) -> IntArray:
         """The starts of batch ``k`` of this rank."""
-        epoch, batch = divmod(self.dealt[k], self.batches_an_epoch)
-        n = self.order.draws(self.population.size)
-        positions = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, n))
-        return self.population.starts(self.order.numbers(positions, self.population, self.seed, self.epoch + epoch))
+        (starts,) = self.starts_of(range(k, k + 1))
+        return starts
+
+    def starts_of(self, some: range) -> list[IntArray]:
+        """The starts of some batches of this rank, one after another.
+
+        Those of one epoch are drawn together: a draw takes 150 us, of 32 windows as of 256.
+        """
+        n, size = self.order.draws(self.population.size), self.batch_size
+        found: list[IntArray] = []
+        for epoch, dealt in groupby(self.dealt[some.start : some.stop], lambda each: each // self.batches_an_epoch):
+            firsts = [each % self.batches_an_epoch * size for each in dealt]
+            positions = np.concatenate([np.arange(first, min(first + size, n)) for first in firsts])
+            numbers = self.order.numbers(positions, self.population, self.seed, self.epoch + epoch)
+            starts = self.population.starts(numbers)
+            found += [starts[i : i + size] for i in range(0, len(firsts) * size, size)]
+        return found
 
     @property
     def most_windows(self) -> int:

@@ -21,8 +21,11 @@ readers, who go by the index, do not look, and is read with the index.
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -103,10 +106,19 @@ class ShardIndex:
     """So many chunks, from the first, lie as swath writes them: one after another from the end of the head."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundIndex:
+    """What came of a request for an index."""
+
+    index: ShardIndex
+    version: tuple[Any, ...]
+    """Of the file that it was read from."""
+
+
 class IndexCache:
     """Indexes of shards, checked, up to a number of bytes; the oldest go first.
 
-    Each step is one operation on a dict, so that threads share it without a lock, and a fork inherits none.
+    Each step is one operation on a dict, so that threads share it without a lock, and a fork waits for none.
     """
 
     def __init__(
@@ -123,6 +135,30 @@ class IndexCache:
         self._location = location
         self._most = max(1, most_bytes // n_bytes)
         self._indexes: dict[tuple[Any, ...], ShardIndex] = {}
+        self._asked: dict[tuple[int, int], Future[FoundIndex]] = {}
+
+    def known(self, file: File, stamp: Stamp) -> ShardIndex | None:
+        """What `get` gives if that takes no request: this version of the file has been met before."""
+        file.recall()
+        return self._indexes.get((file.version, stamp.shard))
+
+    def asking(self, shard: int, ask: Callable[[], FoundIndex]) -> Future[FoundIndex]:
+        """What ``ask`` gives, which a thread of its own carries out meanwhile, one for all who want this shard's."""
+        mine: Future[FoundIndex] = Future()
+        key = os.getpid(), shard  # the thread that would answer is in no forked child
+        future = self._asked.setdefault(key, mine)
+        if future is mine:
+
+            def run() -> None:
+                try:
+                    mine.set_result(ask())
+                except BaseException as error:
+                    mine.set_exception(error)
+                finally:
+                    del self._asked[key]
+
+            threading.Thread(target=run, daemon=True, name="swath-index").start()
+        return future
 
     def get(self, file: File, stamp: Stamp | None = None) -> ShardIndex:
         """The index of an open shard, read unless this version of the file has been met before.

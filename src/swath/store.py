@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,8 +34,8 @@ from swath.metadata import (
 from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
-from swath.shard import MEND, NO_CHUNK, IndexCache, index_entries
-from swath.storage import File, Folder, Gate, LocalFolder, Scratch, begun
+from swath.shard import MEND, NO_CHUNK, FoundIndex, IndexCache, ShardIndex, index_entries
+from swath.storage import File, Folder, Gate, LocalFolder, Scratch, VersionError, away, begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Store:
     facts: Facts
     """What the metadata say."""
     indexes: IndexCache
+    gate: Gate | None = field(default=None, compare=False, repr=False)
+    """Of a thread that may be left behind."""
 
     is_store = True
 
@@ -158,7 +161,7 @@ class Store:
 
     def through(self, gate: Gate) -> Store:
         """The same for threads that may be left behind."""
-        return replace(self, folder=self.folder.through(gate))
+        return replace(self, folder=self.folder.through(gate), gate=gate)
 
     def find(self, shard: int) -> None:
         """Read the index of a shard, unless it is known."""
@@ -168,7 +171,7 @@ class Store:
     def reader(self, shard: int, access: Access, scratch: Scratch) -> AbstractContextManager[RawReader | ChunkReader]:
         """What reads the chunks of one shard."""
         if self.layout.codec == "raw":
-            return self._raw_reader(shard, access, scratch)
+            return (self._far_raw_reader if self.reach.pins_versions else self._raw_reader)(shard, access, scratch)
         decoder = _decoder(self.layout)
         chosen = decoder if access.verify else decoder.without_checks()
         return EncodedReader(self, chosen, self.layout, access.tiles, scratch, direct=access.direct, reach=self.reach)
@@ -176,22 +179,59 @@ class Store:
     @contextlib.contextmanager
     def _raw_reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader]:
         # As `open_shard` does it, and not by it: of 32 small windows each may come here, and a generator more takes 3 us of 75.
-        key, layout = shard_key(self.layout, shard), self.layout
         try:
-            with self.folder.open(key, scratch if access.direct else None) as file:
+            with self.folder.open(shard_key(self.layout, shard), scratch if access.direct else None) as file:
                 index = self.indexes.get(file, self.facts.stamp(shard))
-                yield RawReader(
-                    file,
-                    layout,
-                    shard,
-                    scratch,
-                    offset=layout.head_bytes,
-                    index=index,
-                    verify=access.verify,
-                    reach=self.reach,
-                )
+                yield self._raw_rows(file, shard, access, scratch, index)
         except FileNotFoundError:
             raise self._missing(shard) from None
+
+    @contextlib.contextmanager
+    def _far_raw_reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader]:
+        """As `_raw_reader`, with no round trip for the index: raw rows lie where can be calculated, and are asked for beside it.
+
+        That they are those of the shard is known when both are there, and of one version.
+        """
+        with self.open_shard(shard) as file:
+            index = self.indexes.known(file, self.facts.stamp(shard))
+            rows = self._raw_rows(file, shard, access, scratch, index)
+            if index is not None:
+                yield rows
+                return
+            asked = self.indexes.asking(shard, partial(self._ask_index, shard))
+            try:
+                yield rows
+            except (DamagedStoreError, VersionError):
+                self._confirm(file, rows, asked)  # what is wrong with the whole shard says more
+                raise
+            self._confirm(file, rows, asked)
+
+    def _raw_rows(
+        self, file: File, shard: int, access: Access, scratch: Scratch, index: ShardIndex | None
+    ) -> RawReader:
+        return RawReader(
+            file,
+            self.layout,
+            shard,
+            scratch,
+            offset=self.layout.head_bytes,
+            index=index,
+            verify=access.verify,
+            reach=self.reach,
+        )
+
+    def _ask_index(self, shard: int) -> FoundIndex:
+        """In a thread that touches nothing of the caller's, and may be left behind: no gate is shut for it."""
+        with self.through(Gate()).open_shard(shard) as file:
+            index = self.indexes.get(file, self.facts.stamp(shard))
+            return FoundIndex(index, file.version)
+
+    def _confirm(self, file: File, rows: RawReader, asked: Future[FoundIndex]) -> None:
+        with away(self.gate):
+            found = asked.result()
+        if found.version != file.version:
+            raise VersionError(f"{file.path} was replaced while it was read. Open it again.")
+        rows.confirm(found.index)
 
     @contextlib.contextmanager
     def open_shard(self, shard: int) -> Iterator[File]:

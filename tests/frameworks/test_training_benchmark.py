@@ -24,7 +24,7 @@ _DRIVER = """
 import sys
 import training, training_peers
 
-training._child = training_peers.answer
+training._child = lambda loop, held: training_peers.answer(loop)
 training.main(sys.argv[1:])
 """
 

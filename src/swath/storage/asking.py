@@ -25,6 +25,7 @@ DEADLINE_SECONDS = 120.0
 
 _FIRST_PAUSE_SECONDS = 0.05
 _MOST_PAUSE_SECONDS = 5.0
+_PAUSES = random.SystemRandom()  # without a state: that of `random` is the caller's, who may have seeded it
 
 # Where nobody listens, or no such name is known, waiting helps less.
 _NOBODY_SECONDS = 15.0
@@ -95,7 +96,7 @@ def asked[T](url: str, ask: Callable[[], T], *, missing_tries: int, options: Opt
                     "Check the network and the server, and call again."
                 ) from None
             _log.info("%s: try %d failed (%s), and is made again", url, tries, told)
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - a pause is no secret
+        time.sleep(pause * _PAUSES.uniform(0.5, 1.5))
         pause = min(2 * pause, _MOST_PAUSE_SECONDS)
 
 
