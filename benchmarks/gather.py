@@ -6,8 +6,8 @@ python benchmarks/gather.py --only swath --only h5py
 
 Prints a table of all ways, and one of the ratios that are wanted, met or missed; writes ``gather.json`` and ``gather.png`` to
 ``benchmarks/results/``. Each run is a process of its own, so that its peak memory is the kernel's count (see
-`swath.measure`); before each cold one the host's cache is filled with other bytes (`host_cache`). A ratio is swath's median rate by
-that of another way.
+`swath.measure`); before each cold one the host's cache is filled with other bytes, and memory that the host has given is held for each
+(`host`). A ratio is swath's median rate by that of another way.
 
 First each way gathers a few windows from memory, and its batch is compared with h5py's, byte for byte. A way that takes
 over 1 ms a window there is slow: a tenth of the windows tells its rate. That is a little to its harm when cold: of 10_000
@@ -22,7 +22,7 @@ from statistics import median
 
 import click
 from fio import Rate, random_read
-from host_cache import flood
+from host import HeldMemory, flood
 from machine import PEER_PACKAGES, describe_machine
 from matplotlib.figure import Figure
 from peers import PROGRAM
@@ -107,12 +107,15 @@ def main(
         counts = {entry.label: _probe(entry, targets, windows) for entry in entries}
         runs: Runs = {(entry.label, cold): [] for cold in (True, False) for entry in entries}
         disk: list[Rate] = []
+        # For the batch, copies that a way makes, and, when cold, for the pages that it reads.
+        batch_bytes = windows * _WINDOW * columns * 8
+        memory = {True: 3 * batch_bytes, False: 3 * batch_bytes // 2}
         for seed in range(rounds):
             for cold in (True, False):
-                _run_round(entries, targets, counts, seed, rounds, cold, runs)
+                _run_round(entries, targets, counts, seed, rounds, cold, memory[cold], runs)
             source = Path(targets["contiguous"].partition("::")[0])
             flood(targets["raw"])
-            disk.append(random_read(source, windows * _WINDOW * columns * 8, seed=seed))
+            disk.append(random_read(source, batch_bytes, seed=seed))
         lazy = swath.open(targets["raw"]).windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
         tasks = len(lazy.dask)
     rates = {key: [result.gigabytes_a_second for result in some] for key, some in runs.items()}
@@ -157,9 +160,11 @@ def _run_round(
     seed: int,
     rounds: int,
     cold: bool,
+    memory: int,
     runs: Runs,
 ) -> None:
     """Every way once. All targets would not fit in memory: one is warm while its own ways run."""
+    held = HeldMemory()
     for name, target in targets.items():
         for each in targets.values():
             drop_cache(each)
@@ -174,7 +179,8 @@ def _run_round(
             else:
                 load(target)
             job = Job(entry.way, target, counts[entry.label], _WINDOW, seed, cold)
-            runs[entry.label, cold].append(measure(job, PROGRAM))
+            held.take(memory)
+            runs[entry.label, cold].append(measure(job, PROGRAM, held.give))
 
 
 def _way_table(title: str, rates: Rates, runs: Runs, counts: dict[str, int], windows: int) -> Table:

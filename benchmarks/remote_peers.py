@@ -39,7 +39,7 @@ from peers import (
 import swath
 from swath.errors import SwathError
 from swath.gather import gather, plan_for
-from swath.measure import Job, Result, loop, run_job, starts_of
+from swath.measure import Job, Result, loop, run_job, starts_of, wait_to_begin
 from swath.memory import resolve_limit
 
 PROGRAM = (__file__,)
@@ -72,7 +72,7 @@ def numbered_blocks(n_rows: int, columns: int) -> Iterator[NDArray[np.float64]]:
         yield numbered_rows(first, min(first + step, n_rows), columns)
 
 
-def run(job: Job) -> Result:
+def run(job: Job, at_begin: Callable[[], object] | None = None) -> Result:
     """Run a job in this process; some windows of its batch are compared with what they should be, outside of the time."""
     last: NDArray[Any] | None = None
 
@@ -81,7 +81,7 @@ def run(job: Job) -> Result:
         last = WAYS[job.way](job)
         return last
 
-    result = run_job(job, way)
+    result = run_job(job, way, at_begin)
     assert last is not None
     n_rows = _open_zarr(by_obstore, 1, job).shape[0]
     for i, start in list(enumerate(starts_of(job, n_rows).tolist()))[-_CHECKED:]:
@@ -271,6 +271,6 @@ def at_once(way: str, n: int) -> str:
 WAYS = SINGLE | {at_once(name, n): partial(way, n) for name, way in SWEPT.items() for n in AT_ONCE}
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(run(Job(**json.loads(sys.argv[1]))))), flush=True)
+    print(json.dumps(asdict(run(Job(**json.loads(sys.argv[1])), wait_to_begin))), flush=True)
     # Threads of the clients that still run can abort an interpreter that ends in its own time.
     os._exit(0)

@@ -10,7 +10,8 @@ have; rounds are interleaved, cold and warm. A process has an epoch of the loop 
 - none: one element of each page of the batch is added up;
 - linear: all columns to 64 features, the mean over the window, one step of SGD, in float32, on one thread.
 
-Cold means that the kernel was told to drop the pages of the target before each epoch. What lies mapped in a process stays: of the pages of the
+Cold means that the kernel was told to drop the pages of the target before each epoch; memory that the host has given is there when the
+first begins (`host`). What lies mapped in a process stays: of the pages of the
 memmap, those that it read ahead for the batches before, which is to its good. Workers of map-style loaders live on from one
 epoch to the next: what they take to start is in the time to the first batch, and not in the rates.
 
@@ -20,8 +21,6 @@ each way are compared with ``np.stack`` of the source's rows, byte for byte. Nee
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from typing import Any
 import click
 import h5py
 import numpy as np
+from host import HeldMemory
 from machine import describe_machine
 from matplotlib.figure import Figure
 from report import folder_option, plain_log, results_option, save
@@ -44,8 +44,7 @@ from training_peers import PROGRAM, WAYS, Epoch, Loop, Outcome
 from wanted import Wanted, judge, wanted_table
 
 import swath
-from swath.errors import SwathError
-from swath.measure import drop_cache
+from swath.measure import drop_cache, told_by
 
 _PACKAGES = ("torch", "xbatcher", "xarray", "annbatch", "zarrs")
 _MODELS = ("none", "linear")
@@ -140,8 +139,9 @@ def main(
                 entry.way, targets[entry.target], n, window, batch_size, count, seed, cold, most_s, check_against=source
             )
 
+        held = HeldMemory()
         for entry, n in jobs:
-            _child(loop(entry, n, rounds, cold=False, source=targets["contiguous"]))
+            _child(loop(entry, n, rounds, cold=False, source=targets["contiguous"]), held)
         for seed, cold, target in product(range(rounds), (True, False), targets):
             own = [job for job in jobs if job[0].target == target]
             for other in targets.values():
@@ -151,7 +151,9 @@ def main(
             for entry, n in own[turn:] + own[:turn]:
                 if not cold:
                     load(targets[target])
-                said = _child(loop(entry, n, seed, cold))
+                # For the batches of both epochs, and the pages that they are read from.
+                held.take(2 * len(_MODELS) * batches * batch_size * window * columns * 8)
+                said = _child(loop(entry, n, seed, cold), held)
                 epochs = {model: Epoch(**epoch) for model, epoch in said["epochs"].items()}
                 runs[entry.label, cold, n].append(Outcome(said["first_batch_s"], epochs))
     figures = {model: judge(_best_rates(runs, model), WANTED) for model in _MODELS}
@@ -206,14 +208,9 @@ def _write_targets(folder: Path, n_rows: int, columns: int, window: int) -> dict
     return targets
 
 
-def _child(loop: Loop) -> dict[str, Any]:
-    command = [sys.executable, PROGRAM, json.dumps(asdict(loop))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
-    if done.returncode:
-        why = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise SwathError(f"{loop.way!r} with {loop.workers} workers failed ({done.returncode}): {why}. Run {command}.")
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return said
+def _child(loop: Loop, held: HeldMemory) -> dict[str, Any]:
+    what = f"{loop.way!r} with {loop.workers} workers"
+    return told_by([PROGRAM, json.dumps(asdict(loop))], what, held.give, _PATIENCE_S)
 
 
 def _rate(outcome: Outcome, model: str) -> float:

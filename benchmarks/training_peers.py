@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 import swath
 from swath.errors import SwathError
 from swath.loaders.torch import Batches, Windows, collate
-from swath.measure import drop_cache, random_starts
+from swath.measure import drop_cache, random_starts, wait_to_begin
 from swath.windows import IntArray
 
 PROGRAM = str(Path(__file__))
@@ -365,14 +365,15 @@ def _shape(loop: Loop) -> tuple[int, int]:
     return a.shape[0], a.shape[1]
 
 
-def answer(loop: Loop) -> dict[str, Any]:
+def answer(loop: Loop, at_begin: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """What a process says: an `Outcome`, or how many batches were right."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for name in WAYS[loop.way].imports:
         importlib.import_module(name)
+    at_begin()
     return {"checked": check(loop)} if loop.check_against else asdict(run(loop))
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer(Loop(**json.loads(sys.argv[1])))), flush=True)
+    print(json.dumps(answer(Loop(**json.loads(sys.argv[1])), wait_to_begin)), flush=True)

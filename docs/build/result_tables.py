@@ -243,7 +243,6 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "auto_codec": _auto_codec,
     "foreign_zarr": _foreign_zarr,
     "gather": _gather,
-    "gather-turned": _gather,
     "hostile": _hostile,
     "ingest": _ingest,
     "lazy": _lazy,

@@ -1,12 +1,20 @@
-"""Have the host of a virtual machine forget a file, too.
+"""Keep the host of a virtual machine out of the figures: what it has cached, and when it gives memory.
 
 What is dropped from the page cache here may still be in the memory of the host, below the virtual disk: of windows that another run had
 just read, a gather came at 1.4 to 2.0 GB/s instead of 0.5 to 0.9. Nobody can drop that cache from here, but other bytes
-take its room. Where there is none, this costs a few seconds and changes nothing.
+take its room (`flood`).
+
+And memory that nobody uses may go back to the host. To touch 2.56 GB of it took 6 s then, and 0.3 s when another process had
+just freed as much; a second later it was 1.7 s. A run would tell how long the one before it took, and how much memory that had. So
+memory is held until the very moment at which a run begins (`HeldMemory`).
+
+Where there is no host, both cost a few seconds and change nothing.
 """
 
 import mmap
 import os
+
+import numpy as np
 
 from swath.measure import files_of
 
@@ -32,3 +40,19 @@ def flood(other: str) -> None:
                     break
         finally:
             os.close(descriptor)
+
+
+class HeldMemory:
+    """Memory that the host has given, held back for the run that begins next."""
+
+    def __init__(self) -> None:
+        self._held = np.empty(0)
+
+    def take(self, nbytes: int) -> None:
+        """Hold at least so many bytes, each page touched."""
+        self.give()
+        self._held = np.ones(-(-nbytes // 8))
+
+    def give(self) -> None:
+        """Free them: whoever touches memory in this moment gets these."""
+        self._held = np.empty(0)
