@@ -4,7 +4,8 @@ python benchmarks/remote.py                  # 500_000 x 2000 float64, 8 GB, ser
 python benchmarks/remote.py --rows 2000000   # the reference array, 32 GB
 python benchmarks/remote.py --only swath --only tensorstore --at-once 64
 
-All read one store, which swath wrote: plain Zarr v3, with chunks of 4 rows. nginx serves it (see `serving`), through a relay
+All read one store, which swath wrote: plain Zarr v3, raw, in the chunks that an ingest into an object store would choose, or of
+``--chunk-rows``. nginx serves it (see `serving`), through a relay
 that has latency and one bandwidth for all connections (see `slow_network`); the files that it sends are in memory. Server,
 network and clients share the cores, and what the first two take is told.
 
@@ -31,7 +32,7 @@ import numpy as np
 from machine import describe_machine
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from remote_peers import AT_ONCE, CHUNK_ROWS, KEYS, PROGRAM, SINGLE, SWEPT, at_once, numbered_blocks
+from remote_peers import AT_ONCE, KEYS, PROGRAM, SINGLE, SWEPT, at_once, numbered_blocks
 from report import folder_option, plain_log, results_option, save
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,9 @@ from serving import cpu_seconds, serve
 from slow_network import slow_network
 
 import swath
+from swath.layout import choose_chunk_rows
 from swath.measure import Job, Result, measure, random_starts
+from swath.plan import REMOTE
 
 _WINDOW = 16
 _ROUNDS_OF_BOUND = 3
@@ -95,6 +98,7 @@ class Place:
 @click.option("--rows", default=500_000, show_default=True)
 @click.option("--columns", default=2000, show_default=True)
 @click.option("--windows", default=1000, show_default=True)
+@click.option("--chunk-rows", type=int, help="By default what an ingest chooses for such rows far away.")
 @click.option("--latency-ms", default=30.0, show_default=True)
 @click.option("--gbits", default=1.0, show_default=True)
 @click.option("--at-once", "numbers", multiple=True, default=AT_ONCE, help="A number to try; may be given again.")
@@ -106,6 +110,7 @@ def main(
     rows: int,
     columns: int,
     windows: int,
+    chunk_rows: int | None,
     latency_ms: float,
     gbits: float,
     numbers: tuple[int, ...],
@@ -116,7 +121,8 @@ def main(
 ) -> None:
     os.environ.update(KEYS)
     console = Console(width=120)
-    with _place(folder, rows, columns, latency_ms / 1e3, gbits) as place:
+    chunk_rows = chunk_rows or choose_chunk_rows(_WINDOW, columns * 8, "raw", REMOTE.bytes_a_second)
+    with _place(folder, (rows, columns), chunk_rows, latency_ms / 1e3, gbits) as place:
         swept = [way for way in SWEPT if way.startswith(only or "")]
         sweep = {way: {n: _sweep(place, way, n, windows) for n in numbers} for way in swept}
         best = {way: max(rates, key=lambda n: rates[n]) for way, rates in sweep.items()}
@@ -133,13 +139,17 @@ def main(
     bound = windows * _WINDOW * columns * 8 / bound_s / 1e9
     rates = {way: median(result.gigabytes_a_second for result in some) for way, some in runs.items()}
     figures = _judge(rates, bound)
-    title = f"{windows:,} random windows of {_WINDOW} rows from {rows:,} x {columns} float64, {latency_ms:g} ms, {gbits:g} Gbit/s"
+    title = (
+        f"{windows:,} random windows of {_WINDOW} rows from {rows:,} x {columns} float64 in chunks of {chunk_rows}, "
+        f"{latency_ms:g} ms, {gbits:g} Gbit/s"
+    )
     console.print(_way_table(title, rates, runs, counts, windows, bound))
     console.print(f"Core-seconds for each GB: server {cpu['server']:.2f}, network {cpu['network']:.2f}.")
     console.print(_wanted_table(figures))
     record = {
         "machine": describe_machine(*_PACKAGES),
         "array": [rows, columns],
+        "chunk_rows": chunk_rows,
         "windows": windows,
         "window": _WINDOW,
         "latency_s": latency_ms / 1e3,
@@ -154,12 +164,12 @@ def main(
 
 
 @contextmanager
-def _place(folder: Path, rows: int, columns: int, latency_s: float, gbits: float) -> Iterator[Place]:
+def _place(folder: Path, shape: tuple[int, int], chunk_rows: int, latency_s: float, gbits: float) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="swath-bench-", dir=folder) as name:
         local = Path(name) / "buckets" / "bench" / "rows.zarr"
         local.parent.mkdir(parents=True)
-        blocks = numbered_blocks(rows, columns)
-        swath.ingest(blocks, local, window=_WINDOW, chunk_rows=CHUNK_ROWS, codec="raw", progress=False)
+        blocks = numbered_blocks(*shape)
+        swath.ingest(blocks, local, window=_WINDOW, chunk_rows=chunk_rows, codec="raw", progress=False)
         with (
             serve(Path(name) / "buckets", Path(name) / "nginx") as (server, server_pid),
             slow_network(server, latency_s, gbits) as (address, network_pid),

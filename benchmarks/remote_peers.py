@@ -43,7 +43,6 @@ from swath.measure import Job, Result, loop, run_job, starts_of, wait_to_begin
 from swath.memory import resolve_limit
 
 PROGRAM = (__file__,)
-CHUNK_ROWS = 4
 AT_ONCE = tuple(2**k for k in range(9))
 _BATCHED, _FUSED = (f"zarr.core.codec_pipeline.{name}CodecPipeline" for name in ("Batched", "Fused"))
 _BLOCK_BYTES = 64 * 2**20

@@ -1,5 +1,6 @@
 """The codec is chosen by what a sample shows, and the choice is kept, shown and explained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from oracle import assert_same, expected
+from servers import Server
 
 import swath
 from swath.errors import OptionError
@@ -62,7 +64,7 @@ def test_an_interrupted_ingest_keeps_its_choice(tmp_path: Path, monkeypatch: pyt
         swath.ingest(tmp_path / "rows.npy", tmp_path / "a", shard_rows=160)
     monkeypatch.setattr("swath.storage.LocalFolder.put", put)
     # By now the machine would choose otherwise.
-    monkeypatch.setattr("swath.ingestion.sample_codecs", lambda source, window: {})
+    monkeypatch.setattr("swath.ingestion.sample_codecs", lambda source, window, most_rate: {})
     a = swath.ingest(tmp_path / "rows.npy", tmp_path / "a", shard_rows=160)
     assert a.codec == "lz4"
     assert_same(a.gather([3, 1900]), expected(COUNTS, [3, 1900], 16))
@@ -105,6 +107,34 @@ def test_a_codec_must_be_worth_it() -> None:
     assert chosen == "lz4"
     assert "the array is 1.9e+02 times the memory" in why
     assert "lz4 1." in why
+
+
+def test_over_a_network_fewer_bytes_win_although_the_array_fits_in_memory() -> None:
+    samples: dict[CodecName, Sample] = {"lz4": Sample(1.5, 5e9), "zstd": Sample(3, 1e9)}
+    far = replace(DISK, most_rate=1.25e8)
+    assert choose_codec(16, 1000, 16_000, samples, DISK)[0] == "raw"
+    chosen, why = choose_codec(16, 1000, 16_000, samples, far)
+    assert chosen == "zstd"
+    assert "a network brings 0.125 GB/s" in why
+    assert "raw 0.12, lz4 0.18 (1.5 times smaller), zstd 0.35" in why
+    assert choose_codec(16, 1000, 16_000, {"lz4": Sample(1.05, 1e10)}, far)[0] == "raw"
+
+
+def test_a_far_store_is_laid_out_for_its_network(tmp_path: Path, moto: Server) -> None:
+    def ingest(rows: NDArray[Any], name: str, **options: Any) -> swath.RowArray:
+        return swath.ingest(rows, f"{moto.url}/laid-out/{name}", storage_options=moto.storage_options, **options)
+
+    far = [ingest(rows, str(k)) for k, rows in enumerate((NOISE, COUNTS))]
+    near = [swath.ingest(rows, tmp_path / str(k)) for k, rows in enumerate((NOISE, COUNTS))]
+    assert [(a.codec, a.chunk_rows) for a in near] == [("raw", 8), ("raw", 8)]
+    assert (far[0].codec, far[0].chunk_rows) == ("raw", 2)
+    assert far[1].codec in ("lz4", "zstd")
+    for a, rows in zip(far, (NOISE, COUNTS)):
+        assert a.plan([3, 1900]).reach.is_remote
+        assert_same(a.gather([3, 1900]), expected(rows, [3, 1900], 16))
+    # What is asked is taken.
+    asked = ingest(COUNTS, "asked", codec="raw", chunk_rows=5)
+    assert (asked.codec, asked.chunk_rows) == ("raw", 5)
 
 
 def test_chunks_that_are_decoded_are_larger() -> None:

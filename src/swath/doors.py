@@ -128,10 +128,10 @@ def ingest(
     window
         Rows that most windows will have.
     chunk_rows, shard_rows
-        Rows that are decoded together, and rows of a file; by default chosen for the window.
+        Rows that are decoded together, and rows of a file; by default chosen for the window, and for a disk or a network.
     codec
         ``"raw"``, ``"lz4"`` or ``"zstd"``; ``"auto"`` compresses a sample and takes what gathers fastest: raw where the
-        array fits in memory, a codec where it does not and the rows are much smaller encoded.
+        array fits in memory, a codec where it does not, or lies behind a network, and the rows are much smaller encoded.
     dtype
         That of the store; by default that of the source. Of a raw binary file, that of its bytes; of a table of text that of
         a line, such as ``[("name", "S10"), ("pos", "<i4")]``, or of all values, by default float64.

@@ -231,14 +231,15 @@ def _forecast(source: Source, place: Folder, options: Options, limit: Room) -> F
     pending = pending_facts(place).get("") if options.resume else None
     separator = separators_for(place, [""])[""]
     temporary = _temporary_bytes(source)
-    if temporary and options.codec == "auto" and not fits_in_cache(source):
+    reach = place.reach
+    if temporary and options.codec == "auto" and (reach.is_remote or not fits_in_cache(source)):
         # An ingest compresses a sample, for which it writes the temporary file.
         options = replace(options, codec="raw")
-        facts = new_facts(source, options, limit, pending, separator)
+        facts = new_facts(source, reach, options, limit, pending, separator)
         facts = replace(facts, reason="raw, if a sample says so when the temporary file has been written; else smaller")
     else:
-        facts = new_facts(source, options, limit, pending, separator)
-    layout, remote = facts.layout, place.reach.is_remote
+        facts = new_facts(source, reach, options, limit, pending, separator)
+    layout, remote = facts.layout, reach.is_remote
     source = by_engine(source, layout.shard_rows)
     temporary = _temporary_bytes(source)
     part = Part("", facts, source, 0)
@@ -274,7 +275,7 @@ def _forecast(source: Source, place: Folder, options: Options, limit: Room) -> F
         sampled_bytes=sampled,
         read_rate=sampled / read_s * (1 if source.in_order else cores) if sampled else None,
         encode_rate=sampled / encode_s * cores if sampled else None,
-        write_rate=min(_WRITE_RATE, place.reach.bytes_a_second),
+        write_rate=min(_WRITE_RATE, reach.bytes_a_second),
     )
 
 

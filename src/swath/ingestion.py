@@ -39,7 +39,7 @@ from swath.metadata import (
     check_name,
     encode_metadata,
 )
-from swath.plan import CACHED_BYTES_A_SECOND, DISK_BYTES_A_SECOND
+from swath.plan import CACHED_BYTES_A_SECOND, DISK_BYTES_A_SECOND, Reach
 from swath.progress import progress_bar
 from swath.sample import sample_codecs
 from swath.sources import Source, open_source, parse_dtype
@@ -165,7 +165,7 @@ def _ingest_sources(
     separators = separators_for(place, sources)
     parts = []
     for name, source in sources.items():
-        facts = new_facts(source, options, limit, pending.get(name), separators[name])
+        facts = new_facts(source, place.reach, options, limit, pending.get(name), separators[name])
         parts.append(Part(name, replace(facts, dims=labels.dims.get(name)), source, 0))
     parts, writers = _writers(parts, options, limit, remote=place.reach.is_remote)
     for part in parts:
@@ -214,7 +214,7 @@ def _ingest_blocks(blocks: Blocks, place: Folder, options: Options, limit: Room)
     """Write as it comes: nobody can read the blocks again, so that a run that was interrupted begins anew."""
     first = ArraySource(blocks.first, blocks.dtype)
     separators = separators_for(place, [""])
-    facts = new_facts(first, options, limit, None, separators[""])
+    facts = new_facts(first, place.reach, options, limit, None, separators[""])
     facts = replace(
         facts, layout=replace(facts.layout, n_rows=0), segments=(), sources=(blocks.describe(),), lengths=()
     )
@@ -337,11 +337,13 @@ def _check_unchanged(sources: Mapping[str, Source], parts: Sequence[Part]) -> No
             )
 
 
-def new_facts(source: Source, options: Options, limit: Room, pending: Facts | None, separator: str) -> Facts:
-    """What a store of a source will be."""
+def new_facts(
+    source: Source, reach: Reach, options: Options, limit: Room, pending: Facts | None, separator: str
+) -> Facts:
+    """What a store of a source will be, so far away."""
     window = check_usual_window(options.window)
     described = source.describe()
-    codec, reason = _choose_codec(options.codec, source, window, pending, described)
+    codec, reason = _choose_codec(options.codec, source, reach, window, pending, described)
     layout = choose_layout(
         source.shape,
         source.dtype,
@@ -350,6 +352,7 @@ def new_facts(source: Source, options: Options, limit: Room, pending: Facts | No
         shard_rows=options.shard_rows,
         codec=codec,
         most_shard_bytes=max(1, _most_shard_bytes(source, options, limit)),
+        most_rate=reach.bytes_a_second,
     )
     layout = replace(layout, separator=separator)
     return Facts(layout, window, source.segments, (described,), source.shape[:1], reason)
@@ -399,7 +402,12 @@ def _tail(store: Store, limit: Room) -> tuple[NDArray[Any], int]:
 
 
 def _choose_codec(
-    codec: CodecName | Literal["auto"], source: Source, window: int, pending: Facts | None, described: dict[str, Any]
+    codec: CodecName | Literal["auto"],
+    source: Source,
+    reach: Reach,
+    window: int,
+    pending: Facts | None,
+    described: dict[str, Any],
 ) -> tuple[CodecName, str]:
     """The codec, and why. What an interrupted ingest of the same source has chosen stays: its shards shall be used.
 
@@ -414,11 +422,12 @@ def _choose_codec(
     if pending is not None and (pending.sources[0], pending.window) == (described, window):
         kept: Any = pending.layout.codec
         return kept, pending.reason
-    if fits_in_cache(source):
+    if not reach.is_remote and fits_in_cache(source):
         return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
-    location = Location(DISK_BYTES_A_SECOND, CACHED_BYTES_A_SECOND, machine_bytes(), len(os.sched_getaffinity(0)))
-    return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window), location)
+    cores, most_rate = len(os.sched_getaffinity(0)), reach.bytes_a_second
+    location = Location(DISK_BYTES_A_SECOND, CACHED_BYTES_A_SECOND, machine_bytes(), cores, most_rate)
+    return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window, most_rate), location)
 
 
 def fits_in_cache(source: Source) -> bool:

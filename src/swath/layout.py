@@ -2,7 +2,7 @@
 
 A window of w rows at a random start touches ``(c + w - 1) / c`` chunks of c rows on average, so that
 ``(c + w - 1) / w`` bytes are read for each byte wanted. Small chunks read less, and cost more calls:
-`choose_chunk_rows` takes the c with the least time by the constants below.
+`choose_chunk_rows` takes the c with the least time by the constants below, and by what a network brings if there is one.
 
 A codec reads fewer bytes and decodes them on the same cores: `choose_codec` weighs what compressing a sample showed
 against what the place reads, cached or not.
@@ -251,6 +251,8 @@ class Location:
     """Memory that files may be cached in."""
     cores: int
     """That decode at once."""
+    most_rate: float = math.inf
+    """What comes at most, wherever it lies: what a network between carries."""
 
 
 def choose_codec(
@@ -259,7 +261,8 @@ def choose_codec(
     """The codec whose random windows are gathered in the least time, and why.
 
     Of an array that fits in the cache most windows are read from there, and of one that is k times as large one in k. A
-    window takes the time of its calls, and that of its bytes or of decoding them, whichever is longer.
+    window takes the time of its calls, and that of its bytes or of decoding them, whichever is longer; or the time that
+    a network takes for its bytes, while others are decoded.
 
     Examples
     --------
@@ -267,10 +270,13 @@ def choose_codec(
     >>> small = {"lz4": Sample(ratio=4.0, decode_rate=4e9)}
     >>> choose_codec(16, 2_000_000, 16_000, small, disk)[0], choose_codec(16, 100_000, 16_000, small, disk)[0]
     ('lz4', 'raw')
+    >>> choose_codec(16, 100_000, 16_000, small, Location(1.2e9, 5e9, 8 * 2**30, 2, most_rate=1.25e8))[0]
+    'lz4'
     """
+    most = location.most_rate
     rates: dict[CodecName, float] = {}
     for codec, sample in {"raw": Sample(1.0, math.inf), **samples}.items():
-        chunk_rows = choose_chunk_rows(window, row_bytes, codec)
+        chunk_rows = choose_chunk_rows(window, row_bytes, codec, most)
         rows = chunk_rows + window - 1
         stored = rows * row_bytes / sample.ratio
         cached = min(1.0, location.cache_bytes * sample.ratio / (n_rows * row_bytes))
@@ -278,15 +284,17 @@ def choose_codec(
         decoding = rows * row_bytes / (sample.decode_rate * location.cores)
         seconds = calls + cached * max(stored / location.cached_rate, decoding)
         seconds += (1 - cached) * max(stored / location.read_rate, decoding)
-        rates[codec] = window * row_bytes / seconds
+        rates[codec] = window * row_bytes / max(seconds, stored / most)
     best = max(rates, key=lambda codec: rates[codec])
     chosen = best if rates[best] > _WORTH_A_CODEC * rates["raw"] else "raw"
     larger = n_rows * row_bytes / location.cache_bytes
+    why = f"the array is {larger:.2g} times the memory" if math.isinf(most) else f"a network brings {most / 1e9:g} GB/s"
     expected = ", ".join(
-        f"{codec} {rate / 1e9:.1f}" + (f" ({samples[codec].ratio:.1f} times smaller)" if codec in samples else "")
+        f"{codec} {rate / 1e9:{'.1f' if math.isinf(most) else '.2f'}}"
+        + (f" ({samples[codec].ratio:.1f} times smaller)" if codec in samples else "")
         for codec, rate in rates.items()
     )
-    return chosen, f"{chosen}: the array is {larger:.2g} times the memory; expected GB/s at random: {expected}"
+    return chosen, f"{chosen}: {why}; expected GB/s at random: {expected}"
 
 
 def read_amplification(chunk_rows: int, window: int) -> float:
@@ -300,26 +308,33 @@ def read_amplification(chunk_rows: int, window: int) -> float:
     return (chunk_rows + window - 1) / window
 
 
-def window_seconds(chunk_rows: int, window: int, row_bytes: int, codec: CodecName = "raw") -> float:
-    """What a window takes, by the constants above: its bytes, and a call for each chunk."""
+def window_seconds(
+    chunk_rows: int, window: int, row_bytes: int, codec: CodecName = "raw", most_rate: float = math.inf
+) -> float:
+    """What a window takes, by the constants above: its bytes, of which at most ``most_rate`` come a second, and a call for each chunk."""
     rows = chunk_rows + window - 1
-    return rows * row_bytes / _BYTES_A_SECOND[codec] + rows / chunk_rows * _SECONDS_A_CHUNK[codec]
+    return rows * row_bytes / min(_BYTES_A_SECOND[codec], most_rate) + rows / chunk_rows * _SECONDS_A_CHUNK[codec]
 
 
-def choose_chunk_rows(window: int, row_bytes: int, codec: CodecName = "raw") -> int:
+def choose_chunk_rows(window: int, row_bytes: int, codec: CodecName = "raw", most_rate: float = math.inf) -> int:
     """The power of two that gathers random windows of ``window`` rows in the least time.
 
     The time of a window is ``(c + w - 1) * row_bytes / B + (c + w - 1) / c * t``, with B and t as measured
-    (see the module's constants); the least is near ``c = sqrt((w - 1) * t * B / row_bytes)``.
+    (see the module's constants); the least is near ``c = sqrt((w - 1) * t * B / row_bytes)``. Where a network brings
+    ``most_rate`` bytes a second, that is B: chunks are smaller, since what is read beside the window takes longer than calls.
 
     Examples
     --------
     >>> choose_chunk_rows(window=16, row_bytes=16_000), choose_chunk_rows(window=16, row_bytes=8)
     (4, 512)
+    >>> choose_chunk_rows(window=16, row_bytes=16_000, most_rate=1.25e8)
+    1
     """
     candidates = [2**k for k in range(31) if 2**k * row_bytes <= _MOST_CHUNK_BYTES]
     large_enough = [c for c in candidates if c * row_bytes >= _LEAST_CHUNK_BYTES]
-    return min(large_enough or candidates, key=lambda c: window_seconds(c, window, row_bytes, codec), default=1)
+    return min(
+        large_enough or candidates, key=lambda c: window_seconds(c, window, row_bytes, codec, most_rate), default=1
+    )
 
 
 def choose_shard_rows(n_rows: int, chunk_rows: int, row_bytes: int, most_bytes: int) -> int:
@@ -346,8 +361,9 @@ def choose_layout(
     shard_rows: int | Literal["auto"],
     codec: CodecName,
     most_shard_bytes: int,
+    most_rate: float = math.inf,
 ) -> Layout:
-    """The layout for an array of ``shape``; what is not ``"auto"`` is taken as given.
+    """The layout for an array of ``shape`` where ``most_rate`` bytes come a second; what is not ``"auto"`` is taken as given.
 
     Raises
     ------
@@ -362,7 +378,11 @@ def choose_layout(
         raise LayoutError(
             f"Rows of shape {row_shape} and dtype {dtype} hold no bytes. Give rows with at least one element."
         )
-    chunk = choose_chunk_rows(window, row_bytes, codec) if chunk_rows == "auto" else _rows("chunk_rows", chunk_rows)
+    chunk = (
+        choose_chunk_rows(window, row_bytes, codec, most_rate)
+        if chunk_rows == "auto"
+        else _rows("chunk_rows", chunk_rows)
+    )
     if chunk * row_bytes > _MOST_CHUNK_BYTES:
         raise LayoutError(
             f"A chunk of {chunk} rows of {row_bytes} bytes is over the limit of {_MOST_CHUNK_BYTES} bytes. "

@@ -7,6 +7,7 @@ colour-blind eyes tell apart.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -218,21 +219,21 @@ def amplification(
     [1.0, 1.1875]
     """
     codec: CodecName = "raw"
-    own = None
+    own, most_rate = None, math.inf
     if a is not None:
-        layout = rows_of(a).layout
+        layout, most_rate = rows_of(a).layout, rows_of(a).reach.bytes_a_second
         window = a.window if window is None else window
         row_bytes = layout.row_bytes if row_bytes is None else row_bytes
         own = layout.chunk_rows
         codec = cast("CodecName", layout.codec) if layout.codec in ("raw", "lz4", "zstd") else "zstd"
     window = _positive("window", 16 if window is None else window)
     row_bytes = _positive("row_bytes", 16_000 if row_bytes is None else row_bytes)
-    chosen = choose_chunk_rows(window, row_bytes, codec)
+    chosen = choose_chunk_rows(window, row_bytes, codec, most_rate)
     point, told = (chosen, "chosen") if own is None else (own, "this array")
     most = max(2 * window, 4 * point, 4 * chosen, 64)
     chunks = np.array([2**k for k in range(int(np.ceil(np.log2(most))) + 1)])
-    seconds = np.array([window_seconds(c, window, row_bytes, codec) for c in chunks.tolist()])
-    least = window_seconds(chosen, window, row_bytes, codec)
+    seconds = np.array([window_seconds(c, window, row_bytes, codec, most_rate) for c in chunks.tolist()])
+    least = window_seconds(chosen, window, row_bytes, codec, most_rate)
     read = [read_amplification(c, window) for c in chunks.tolist()]
     axes = _axes(ax)
     axes.plot(chunks, read, color=COLOURS[0], marker="o", markersize=3, label="bytes read / bytes wanted")
@@ -241,7 +242,7 @@ def amplification(
     )
     axes.plot(
         [point, point],
-        [read_amplification(point, window), window_seconds(point, window, row_bytes, codec) / seconds.min()],
+        [read_amplification(point, window), window_seconds(point, window, row_bytes, codec, most_rate) / seconds.min()],
         color=COLOURS[5],
         marker="D",
         markersize=7,

@@ -23,8 +23,8 @@ _BYTES_A_PLACE = 2**20
 _DECODES = 10
 
 
-def sample_codecs(source: Source, window: int) -> dict[CodecName, Sample]:
-    """Ratio and decode rate of each codec that compresses, on rows of ``source``.
+def sample_codecs(source: Source, window: int, most_rate: float = math.inf) -> dict[CodecName, Sample]:
+    """Ratio and decode rate of each codec that compresses, on rows of ``source``, in the chunks that they would have.
 
     A source that is best read in order is sampled at its beginning alone.
     """
@@ -41,7 +41,7 @@ def sample_codecs(source: Source, window: int) -> dict[CodecName, Sample]:
         blocks.append(rows.reshape(-1).view(np.uint8))
     names: tuple[CodecName, ...] = ("lz4", "zstd")
     for codec in names:
-        chunk_bytes = min(choose_chunk_rows(window, row_bytes, codec) * row_bytes, blocks[0].size)
+        chunk_bytes = min(choose_chunk_rows(window, row_bytes, codec, most_rate) * row_bytes, blocks[0].size)
         chunks = [
             block[i : i + chunk_bytes] for block in blocks for i in range(0, block.size - chunk_bytes + 1, chunk_bytes)
         ]
