@@ -26,7 +26,7 @@ LAYERS = [
     {"sources", "targets"},
     {"decoder"},
     {"shard"},
-    {"metadata", "raw", "encoded"},
+    {"metadata", "raw", "encoded", "stamps"},
     {"commit", "rows"},
     {"commit_objects"},
     {"committing"},

@@ -45,8 +45,10 @@ from swath.errors import (
     StoreUnreachableError,
     SwathError,
 )
-from swath.shard import FoundIndex, IndexCache, ShardIndex
+from swath.layout import STAMP_BYTES
+from swath.stamps import Stamps, Version
 from swath.storage.asking import asked
+from swath.storage.connection import Body, Connection
 from swath.storage.options import Options
 from swath.store import Store
 
@@ -219,7 +221,7 @@ def test_whether_a_store_is_still_there_is_asked_while_its_rows_come(moto: Serve
 
 
 @pytest.mark.parametrize(("codec", "rounds"), [("raw", 1), ("lz4", 2)])
-def test_raw_rows_come_beside_the_index_of_their_shard(moto: Server, proxy: Proxy, codec: Any, rounds: int) -> None:
+def test_raw_rows_come_beside_the_stamp_of_their_shard(moto: Server, proxy: Proxy, codec: Any, rounds: int) -> None:
     url, behind = _url(moto, f"beside-{codec}"), moto.behind(proxy.port).storage_options
     swath.ingest(ROWS, url, codec=codec, storage_options=moto.storage_options, **LAYOUT)
     took = []
@@ -238,7 +240,30 @@ def test_raw_rows_come_beside_the_index_of_their_shard(moto: Server, proxy: Prox
 
 
 @pytest.mark.parametrize("verify", ["always", "never"])
-def test_rows_and_index_of_two_versions_are_read_again(
+def test_of_far_raw_rows_no_index_is_read(moto: Server, verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, options = _url(moto, f"stamps-{verify}"), moto.storage_options
+    swath.ingest(ROWS, url, codec="raw", storage_options=options, **LAYOUT)
+    a = swath.open(url, storage_options=options)
+    read: list[tuple[int, int]] = []
+    get = Connection.get
+
+    def noted(connection: Connection, path: str, begin: int = 0, end: int | None = None, seen: Any = None) -> Body:
+        body = get(connection, path, begin, end, seen)
+        read.append((begin, len(body.content)))
+        return body
+
+    monkeypatch.setattr(Connection, "get", noted)
+    for shards in (15, 0):  # the second time they have been met
+        read.clear()
+        plan = a.plan(STARTS, verify=verify)
+        assert_same(a.gather(STARTS, verify=verify), expected(ROWS, STARTS, 8))
+        assert sum(begin < a._rows.layout.head_bytes for begin, _ in read) == shards
+        planned = plan.bytes_read - (15 - shards) * STAMP_BYTES
+        assert 0.98 * planned <= sum(n_bytes for _, n_bytes in read) <= planned
+
+
+@pytest.mark.parametrize("verify", ["always", "never"])
+def test_rows_and_stamp_of_two_versions_are_read_again(
     moto: Server, verify: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, options = f"two-versions-{verify}", moto.storage_options
@@ -247,36 +272,36 @@ def test_rows_and_index_of_two_versions_are_read_again(
     swath.ingest(ROWS, url, storage_options=options, **LAYOUT)
     ours, theirs = (bytes(obstore.get(objects, f"{name}.zarr/c.3.0").bytes()) for name in ("this", "other"))
     obstore.put(objects, "this.zarr/c.3.0", theirs)
-    ask = Store._ask_index
+    ask = Store._ask_stamp
 
-    def after_the_rows(_: Store, shard: int) -> FoundIndex:
+    def after_the_rows(_: Store, shard: int) -> Version:
         monkeypatch.undo()
         time.sleep(0.5)
         obstore.put(objects, "this.zarr/c.3.0", ours)
         of_its_own: Any = swath.open(url, storage_options=options)  # which does not know what version the rows are of
         return ask(of_its_own._rows, shard)
 
-    monkeypatch.setattr(Store, "_ask_index", after_the_rows)
+    monkeypatch.setattr(Store, "_ask_stamp", after_the_rows)
     a = swath.open(url, storage_options=options)
     assert_same(a.gather([1300], verify=verify), expected(ROWS, [1300], 8))
-    assert Store._ask_index is ask
+    assert Store._ask_stamp is ask
 
 
-def test_a_forked_child_waits_for_no_index_that_its_parent_asked_for() -> None:
-    cache, answer = IndexCache(20), threading.Event()
-    found = FoundIndex(ShardIndex(np.zeros(1, "u8"), np.zeros(1, "u8"), 0), ("a version",))
+def test_a_forked_child_waits_for_no_stamp_that_its_parent_asked_for() -> None:
+    stamps, answer = Stamps(20), threading.Event()
+    found = ("a version",)
 
-    def ask() -> FoundIndex:
+    def ask() -> Version:
         answer.wait()
         return found
 
-    pending = cache.asking(3, ask)
+    pending = stamps.asking(3, ask)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         child = os.fork()
     if not child:
         with contextlib.suppress(TimeoutError):
-            cache.asking(3, lambda: found).result(timeout=10)
+            stamps.asking(3, lambda: found).result(timeout=10)
             os._exit(0)
         os._exit(1)
     answer.set()

@@ -98,13 +98,15 @@ def test_a_flipped_bit_of_a_shard_is_an_error_that_names_it(
         shard = target.shard(k)
         first, stop = (HEAD_BYTES, len(target.sound[shard])) if part == "data" else (0, HEAD_BYTES)
         bit = int(rng.integers(8 * first, 8 * stop))
+        # Of far raw rows no index is read but by verify, whose own tests find such flips; the rows are compared.
+        unread = 8 * INDEX_BYTES if target.kind in ("raw", "group") and not target.is_local else 0
         outcomes = _through_every_call(target, tmp_path, partial(flip, target.root, shard, bit))
         for name, error in outcomes.items():
             if name == "repair":
                 assert error is None, (k, bit)
             elif name == "append":
                 assert error is None or f"c.{k}.0" in str(error), (k, bit)
-            elif name in ("gather_one_by_one", "command_line"):  # not every chunk
+            elif name in ("gather_one_by_one", "command_line") or bit < unread:  # not every chunk
                 assert error is None or target.path_of(shard) in str(error), (k, bit, name)
             else:
                 assert target.path_of(shard) in str(error), (k, bit, name)
@@ -269,7 +271,7 @@ def test_verify_finds_all_damage_and_nothing_else(place: Place, codec: Any, full
 
 
 def test_verify_of_a_cut_shard_names_the_chunks_that_are_lost(place: Place) -> None:
-    a = ingest(place, ROWS, chunk_rows=CHUNK_ROWS, shard_rows=SHARD_ROWS)
+    a = ingest(place, ROWS, chunk_rows=CHUNK_ROWS, shard_rows=SHARD_ROWS, codec="raw")
     place.write("c.0.0", place.read("c.0.0")[:-300])  # of chunks of 196 bytes
     assert [damage.rows for damage in a.verify().damages] == [(32, 36), (36, 40)]
 

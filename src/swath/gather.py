@@ -288,7 +288,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
                 advance(chunks * bytes_a_chunk)
 
     if plan.reach.is_remote:
-        if not plan.finds_meanwhile:
+        if not plan.goes_by_stamps:
             _find(rows, plan, tasks)
 
         def ask(gate: Gate) -> None:

@@ -63,6 +63,9 @@ _PLACE_BYTES = 48
 # Indexes of shards that are kept while reading (see `swath.shard.IndexCache`).
 INDEX_CACHE_BYTES = 32 * 2**20
 
+# What is kept of a far shard of which no index is read: its version (see `swath.stamps`).
+_VERSION_BYTES = 1024
+
 # What a decoder allocates for itself, and the allocator keeps of it, a thread, at most so many bytes and so many chunks. Most with the
 # lz4 of blosc, in a process that has freed an array of 10 MB before, as every second gather finds it: 1.2 MiB beside chunks of
 # 128 KiB, 6.2 of 512 KiB, 12 of 1 MiB, 11 of 4 MiB; with zstd less than half of that.
@@ -195,7 +198,7 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Reads, and one index for each shard that has one."""
+        """Reads, and the index, or the stamp, of each shard that has one."""
         return self.reads + (self.shards.size if self.layout.head_bytes else 0)
 
     @property
@@ -222,9 +225,9 @@ class Plan:
 
     @cached_property
     def bytes_read(self) -> int:
-        """Bytes of the chunks with their checksums, and of the indexes. For compressed chunks this is the most it can be."""
+        """Bytes of the chunks with their checksums, and of the indexes, or stamps. For compressed chunks this is the most it can be."""
         layout, starts = self.layout, self.starts
-        index = self.shards.size * layout.head_bytes
+        index = self.shards.size * (layout.stamp_bytes if self.goes_by_stamps else layout.head_bytes)
         if not self.reads_rows:
             return self.chunks * (len(self.tiles) * layout.tile_bytes + layout.crc_bytes) + index
         if not starts.size:
@@ -338,7 +341,7 @@ class Plan:
         if not self.starts.size or not reach.is_remote:
             return 0.0
         # A shard may have its index before its rows; the metadata are looked at meanwhile, or at the end.
-        first = int(self.layout.head_bytes > 0 and not self.finds_meanwhile)
+        first = int(self.layout.head_bytes > 0 and not self.goes_by_stamps)
         last = int(not self.asks_meanwhile)
         rounds = first + math.ceil(self.reads / self.threads) + last
         return max(
@@ -354,8 +357,8 @@ class Plan:
         return self.reach.pins_versions and self.ingested_bytes is None
 
     @property
-    def finds_meanwhile(self) -> bool:
-        """Whether the indexes of shards are asked for beside their rows, and not before: raw ones lie where can be calculated."""
+    def goes_by_stamps(self) -> bool:
+        """Whether stamps of shards are asked for beside their rows, and no index before: raw ones lie where can be calculated."""
         return self.asks_meanwhile and self.layout.codec == "raw"
 
     @property
@@ -450,19 +453,21 @@ def plan_gather(
         beside = most_windows * _PLACE_BYTES + min(TEMPORARY_BYTES, most_windows * window * layout.row_bytes)
     else:
         beside = 0
+    by_stamps = is_store and is_raw and reach.pins_versions
+    known_bytes = _known_bytes(layout, first, by_stamps=by_stamps)
     scratch = held * (2 if direct else 1) + beside + _THREAD_OVERHEAD
     if reach.is_remote:
         scratch += _COPIES_ARRIVING * most_chunks * (a_chunk + layout.crc_bytes) + _REQUEST_OVERHEAD
-        if is_store and is_raw and reach.pins_versions:  # another thread may ask for an index meanwhile
-            scratch += _THREAD_OVERHEAD + _REQUEST_OVERHEAD + (_COPIES_ARRIVING + 1) * layout.head_bytes
+        if by_stamps:  # another thread may ask for a stamp meanwhile
+            scratch += _THREAD_OVERHEAD + _REQUEST_OVERHEAD
     most_threads = reach.requests if most_threads is None else most_threads
-    fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + _index_bytes(layout, first)
+    fixed = (batch_bytes if batch_in_memory else 0) + plan_bytes + _CALL_OVERHEAD + known_bytes
     threads = int(max(1, min(1 if layout.by_library else most_threads, (limit.n_bytes - fixed) // scratch, first.size)))
     cost = GatherCost(
         batch=batch_bytes if batch_in_memory else 0,
         plan=plan_bytes,
         scratch=threads * scratch,
-        overhead=_CALL_OVERHEAD + _index_bytes(layout, first),
+        overhead=_CALL_OVERHEAD + known_bytes,
     )
     return Plan(
         layout=layout,
@@ -490,9 +495,11 @@ def _ingested_bytes(layout: Layout, windows: int, window: int) -> int:
     return windows * (choose_chunk_rows(window, layout.row_bytes) + window - 1) * layout.row_bytes
 
 
-def _index_bytes(layout: Layout, first_chunk: IntArray) -> int:
-    """Memory of the shard indexes that are kept while reading (see `swath.shard.IndexCache`)."""
+def _known_bytes(layout: Layout, first_chunk: IntArray, *, by_stamps: bool) -> int:
+    """Memory of the shard indexes that are kept while reading (see `swath.shard.IndexCache`), or of versions (`swath.stamps`)."""
     shards = _distinct(first_chunk // layout.shard_chunks).size
+    if by_stamps:
+        return shards * _VERSION_BYTES
     return max(min(INDEX_CACHE_BYTES, shards * layout.head_bytes), layout.head_bytes if shards else 0)
 
 

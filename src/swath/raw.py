@@ -44,7 +44,7 @@ class RawReader:
         verify: bool,
         reach: Reach,
     ) -> None:
-        """Rows begin at ``offset`` of the file. ``index`` is that of a shard, if it is known (see `confirm`)."""
+        """Rows begin at ``offset`` of the file. ``index`` is that of a shard, if it was read."""
         self._file = file
         self._layout = layout
         self._chunk_bytes = layout.chunk_bytes
@@ -52,7 +52,6 @@ class RawReader:
         self._offset = offset
         self._first_chunk = shard * layout.shard_chunks
         self._index = index
-        self._last_read = 0, 0
         self._scratch = scratch
         self._gap = reach.wide_gap_bytes
         self._verify = verify and layout.crc_bytes > 0
@@ -75,9 +74,8 @@ class RawReader:
             A chunk is missing, its bytes end early, or its checksum is wrong.
         """
         first, last = first_chunk - self._first_chunk, stop_chunk - self._first_chunk
-        self._last_read = max(self._last_read, (first, last))
-        if self._index is not None:
-            self.confirm(self._index)
+        if self._index is not None and last > self._index.n_regular:
+            self._irregular(max(first, self._index.n_regular), self._index)
         begin = first * self._chunk_bytes
         if self._verify:
             self._read_checked(begin, last * self._chunk_bytes, pieces)
@@ -86,17 +84,6 @@ class RawReader:
                 end = some[-1][0] + len(some[-1][1])
                 runs = self._fill_gaps(some, some[0][0], end)
                 self._read(begin + some[0][0], begin + end, runs)
-
-    def confirm(self, index: ShardIndex) -> None:
-        """Refuse what was read, and is asked for now, if by the shard's index it lies elsewhere.
-
-        Raises
-        ------
-        DamagedStoreError
-        """
-        first, last = self._last_read
-        if last > index.n_regular:
-            self._irregular(max(first, index.n_regular), index)
 
     def announce(self, first_chunk: int, stop_chunk: int, row0: int, row1: int) -> None:
         """Let the system fetch what `read_rows` of these chunks will read, if of their rows ``[row0, row1)`` are wanted."""

@@ -16,16 +16,13 @@ Shards of other programs have no stamp, and may have the index at the end, and c
 
 Nothing in Zarr says which shard a file is: two of equal size that trade places, or an old one that comes back from a backup,
 have sound checksums and the wrong rows. The stamp says it. It lies between the index and the first chunk, where Zarr's
-readers, who go by the index, do not look, and is read with the index.
+readers, who go by the index, do not look, and is read with the index, or by itself (`swath.stamps`).
 """
 
 from __future__ import annotations
 
-import os
 import struct
-import threading
-from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -106,15 +103,6 @@ class ShardIndex:
     """So many chunks, from the first, lie as swath writes them: one after another from the end of the head."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FoundIndex:
-    """What came of a request for an index."""
-
-    index: ShardIndex
-    version: tuple[Any, ...]
-    """Of the file that it was read from."""
-
-
 class IndexCache:
     """Indexes of shards, checked, up to a number of bytes; the oldest go first.
 
@@ -135,30 +123,6 @@ class IndexCache:
         self._location = location
         self._most = max(1, most_bytes // n_bytes)
         self._indexes: dict[tuple[Any, ...], ShardIndex] = {}
-        self._asked: dict[tuple[int, int], Future[FoundIndex]] = {}
-
-    def known(self, file: File, stamp: Stamp) -> ShardIndex | None:
-        """What `get` gives if that takes no request: this version of the file has been met before."""
-        file.recall()
-        return self._indexes.get((file.version, stamp.shard))
-
-    def asking(self, shard: int, ask: Callable[[], FoundIndex]) -> Future[FoundIndex]:
-        """What ``ask`` gives, which a thread of its own carries out meanwhile, one for all who want this shard's."""
-        mine: Future[FoundIndex] = Future()
-        key = os.getpid(), shard  # the thread that would answer is in no forked child
-        future = self._asked.setdefault(key, mine)
-        if future is mine:
-
-            def run() -> None:
-                try:
-                    mine.set_result(ask())
-                except BaseException as error:
-                    mine.set_exception(error)
-                finally:
-                    del self._asked[key]
-
-            threading.Thread(target=run, daemon=True, name="swath-index").start()
-        return future
 
     def get(self, file: File, stamp: Stamp | None = None) -> ShardIndex:
         """The index of an open shard, read unless this version of the file has been met before.
@@ -196,7 +160,7 @@ class IndexCache:
         if crc32c(body) != int.from_bytes(crc, "little"):
             raise DamagedStoreError(f"{file.path} has a wrong checksum in its index. {MEND}")
         if stamp is not None:
-            _check_stamp(file, bytes(encoded[self._n_bytes :]), stamp)
+            check_stamp(file, bytes(encoded[self._n_bytes :]), stamp)
         offsets, lengths = np.frombuffer(body, "<u8").reshape(-1, 2).T
         ends = np.uint64(head_bytes) + np.cumsum(lengths)
         regular = offsets == np.concatenate([[np.uint64(head_bytes)], ends[:-1]])
@@ -206,7 +170,7 @@ class IndexCache:
         return ShardIndex(offsets, lengths, int(irregular[0]) if irregular.size else offsets.size)
 
 
-def _check_stamp(file: File, encoded: bytes, wanted: Stamp) -> None:
+def check_stamp(file: File, encoded: bytes, wanted: Stamp) -> None:
     """Refuse a shard that is not the one whose name it has. It may have more rows: those that were appended since.
 
     Of these a reader that knows nothing yet cannot tell whence they come, but the rows before them are the same.

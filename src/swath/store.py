@@ -34,7 +34,8 @@ from swath.metadata import (
 from swath.plan import Reach
 from swath.raw import RawReader
 from swath.rows import Access
-from swath.shard import MEND, NO_CHUNK, FoundIndex, IndexCache, ShardIndex, index_entries
+from swath.shard import MEND, NO_CHUNK, IndexCache, ShardIndex, index_entries
+from swath.stamps import Stamps, Version
 from swath.storage import File, Folder, Gate, LocalFolder, Scratch, VersionError, away, begun
 
 
@@ -50,6 +51,8 @@ class Store:
     facts: Facts
     """What the metadata say."""
     indexes: IndexCache
+    stamps: Stamps
+    """Where no index is read."""
     gate: Gate | None = field(default=None, compare=False, repr=False)
     """Of a thread that may be left behind."""
 
@@ -188,23 +191,22 @@ class Store:
 
     @contextlib.contextmanager
     def _far_raw_reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader]:
-        """As `_raw_reader`, with no round trip for the index: raw rows lie where can be calculated, and are asked for beside it.
+        """As `_raw_reader`, with a stamp instead of the index, and no round trip for it: rows are asked for beside it.
 
         That they are those of the shard is known when both are there, and of one version.
         """
         with self.open_shard(shard) as file:
-            index = self.indexes.known(file, self.facts.stamp(shard))
-            rows = self._raw_rows(file, shard, access, scratch, index)
-            if index is not None:
+            rows = self._raw_rows(file, shard, access, scratch, None)
+            if self.stamps.has_met(file, shard):
                 yield rows
                 return
-            asked = self.indexes.asking(shard, partial(self._ask_index, shard))
+            asked = self.stamps.asking(shard, partial(self._ask_stamp, shard))
             try:
                 yield rows
             except (DamagedStoreError, VersionError):
-                self._confirm(file, rows, asked)  # what is wrong with the whole shard says more
+                self._confirm(file, asked)  # what is wrong with the whole shard says more
                 raise
-            self._confirm(file, rows, asked)
+            self._confirm(file, asked)
 
     def _raw_rows(
         self, file: File, shard: int, access: Access, scratch: Scratch, index: ShardIndex | None
@@ -220,18 +222,16 @@ class Store:
             reach=self.reach,
         )
 
-    def _ask_index(self, shard: int) -> FoundIndex:
+    def _ask_stamp(self, shard: int) -> Version:
         """In a thread that touches nothing of the caller's, and may be left behind: no gate is shut for it."""
         with self.through(Gate()).open_shard(shard) as file:
-            index = self.indexes.get(file, self.facts.stamp(shard))
-            return FoundIndex(index, file.version)
+            return self.stamps.check(file, self.facts.stamp(shard))
 
-    def _confirm(self, file: File, rows: RawReader, asked: Future[FoundIndex]) -> None:
+    def _confirm(self, file: File, asked: Future[Version]) -> None:
         with away(self.gate):
-            found = asked.result()
-        if found.version != file.version:
+            version = asked.result()
+        if version != file.version:
             raise VersionError(f"{file.path} was replaced while it was read. Open it again.")
-        rows.confirm(found.index)
 
     @contextlib.contextmanager
     def open_shard(self, shard: int) -> Iterator[File]:
@@ -286,8 +286,9 @@ def _make_store(folder: Folder, encoded: bytes, member: str, window: int | None)
     facts = _facts(folder.above() if member else folder, encoded, member)
     if window is not None:
         facts = replace(facts, window=window)
-    raw_chunk_bytes = facts.layout.chunk_bytes if facts.layout.codec == "raw" else 0
-    return Store(folder, encoded, member, facts, IndexCache(facts.layout.index_bytes, raw_chunk_bytes=raw_chunk_bytes))
+    layout = facts.layout
+    indexes = IndexCache(layout.index_bytes, raw_chunk_bytes=layout.chunk_bytes if layout.codec == "raw" else 0)
+    return Store(folder, encoded, member, facts, indexes, Stamps(layout.index_bytes))
 
 
 def _open_version(home: Folder, member: str, window: int, n_sources: int, n_rows: int, identity: bytes) -> Store:
