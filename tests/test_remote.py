@@ -287,6 +287,27 @@ def test_rows_and_stamp_of_two_versions_are_read_again(
     assert Store._ask_stamp is ask
 
 
+def test_a_version_that_was_a_lie_is_asked_for_by_nobody(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, options = _url(moto, "lie"), moto.storage_options
+    swath.ingest(ROWS, url, codec="raw", storage_options=options, **LAYOUT)
+    a = swath.open(url, storage_options=options)
+    asked: list[str] = []
+    get = Connection.get
+
+    def lying(connection: Connection, path: str, begin: int = 0, end: int | None = None, seen: Any = None) -> Body:
+        asked.append(seen.etag if seen else "")
+        body = get(connection, path, begin, end, seen)
+        if end == begin + STAMP_BYTES and asked.count("") <= 2:
+            body = body._replace(seen=body.seen._replace(etag='"lie"'))
+            time.sleep(0.1)  # so that it is what was met last
+            connection.meet(path, body.seen)
+        return body
+
+    monkeypatch.setattr(Connection, "get", lying)
+    assert_same(a.gather([1300]), expected(ROWS, [1300], 8))
+    assert asked == 4 * [""]  # rows and stamp, twice
+
+
 def test_a_forked_child_waits_for_no_stamp_that_its_parent_asked_for() -> None:
     stamps, answer = Stamps(20), threading.Event()
     found = ("a version",)

@@ -187,7 +187,11 @@ class ObjectFolder:
         file = ObjectFile(self.connection, path, self.gate, self.connection.seen(path), self.cache)
         try:
             yield file
-        except (DamagedStoreError, VersionError):
+        except VersionError:
+            self.connection.forget(path)  # of two versions that were met either may be the wrong one
+            file.forget()
+            raise
+        except DamagedStoreError:
             # A bit may have flipped on the way to the cache, or the version that was noted is an old one: who reads again, asks.
             file.forget()
             raise
