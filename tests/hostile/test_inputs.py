@@ -129,6 +129,36 @@ def test_a_library_that_dies_is_an_error_and_the_next_file_is_read(
         assert len(swath.open(f"{tmp_path}/a.h5::x")) == 40
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_a_library_that_has_no_memory_left_is_asked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: bool
+) -> None:
+    """What earlier requests have left in it is no fault of the file; one that is new is believed."""
+    (tmp_path / "spent_now.py").write_text(
+        f"import h5py, pathlib\nonce = pathlib.Path({str(tmp_path / 'once')!r})\n"
+        f"if {always} or not once.exists():\n"
+        "    once.touch()\n"
+        "    def spent(*_, **__): raise SystemError('error return without exception set')\n"
+        "    h5py.File = spent\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("a", "b"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["x"] = ROWS
+    process = hdf5_process.LibraryProcess()
+    monkeypatch.setattr(hdf5_process, "_of_process", lambda pid: process)
+    assert len(swath.open(f"{tmp_path}/a.h5::x")) == 40
+    first = process._running[0]
+    monkeypatch.setattr(hdf5_process, "_PLUGINS", ("spent_now",))
+    monkeypatch.setitem(sys.modules, "spent_now", hdf5_process)  # as if it had been imported here
+    if always:
+        with pytest.raises(SourceError, match="SystemError"):
+            swath.open(f"{tmp_path}/b.h5::x")
+    else:
+        assert len(swath.open(f"{tmp_path}/b.h5::x")) == 40
+    assert process._running[0] is not first
+
+
 def test_rows_of_hdf5_that_are_not_in_its_file_are_refused_when_it_is_opened(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = ROWS

@@ -92,6 +92,9 @@ class LibraryProcess:
             try:
                 connection.send_bytes(encoded)
                 answer: dict[str, Any] = json.loads(connection.recv_bytes(hdf5_library.MOST_ANSWER_BYTES))
+                if was_there and answer.get("is_spent"):  # one that is new tells whether the file is at fault
+                    _end(self._running, os.getpid())
+                    continue
                 if out is not None and not answer.keys() & {"broken", "away", "unopened"}:
                     got = connection.recv_bytes_into(out)
                     if got != len(out):
