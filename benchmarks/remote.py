@@ -1,7 +1,7 @@
 """swath beside what people use today, from an object store that is far away: 30 ms of latency, and 1 Gbit/s for all requests.
 
-python benchmarks/remote.py                  # 500_000 x 2000 float64, 8 GB, served by this machine itself; half an hour
-python benchmarks/remote.py --rows 2000000   # the reference array, 32 GB
+python benchmarks/remote.py                  # 500_000 x 2000 float64, 8 GB, served by this machine itself
+python benchmarks/remote.py --rows 2000000   # the reference array, 32 GB; 18 minutes
 python benchmarks/remote.py --only swath --only tensorstore --at-once 64
 
 All read one store, which swath wrote: plain Zarr v3, raw, in the chunks that an ingest into an object store would choose, or of

@@ -232,7 +232,7 @@ def _forecast(source: Source, place: Folder, options: Options, limit: Room) -> F
     separator = separators_for(place, [""])[""]
     temporary = _temporary_bytes(source)
     reach = place.reach
-    if temporary and options.codec == "auto" and (reach.is_remote or not fits_in_cache(source)):
+    if temporary and options.codec == "auto" and not fits_in_cache(source, reach):
         # An ingest compresses a sample, for which it writes the temporary file.
         options = replace(options, codec="raw")
         facts = new_facts(source, reach, options, limit, pending, separator)

@@ -422,7 +422,7 @@ def _choose_codec(
     if pending is not None and (pending.sources[0], pending.window) == (described, window):
         kept: Any = pending.layout.codec
         return kept, pending.reason
-    if not reach.is_remote and fits_in_cache(source):
+    if fits_in_cache(source, reach):
         return "raw", "raw: the array fits in memory, from where no codec gathers faster"
     row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
     cores, most_rate = len(os.sched_getaffinity(0)), reach.bytes_a_second
@@ -430,6 +430,6 @@ def _choose_codec(
     return choose_codec(window, source.shape[0], row_bytes, sample_codecs(source, window, most_rate), location)
 
 
-def fits_in_cache(source: Source) -> bool:
-    """Whether the rows stay in the page cache."""
-    return math.prod(source.shape) * source.dtype.itemsize <= _FITS * machine_bytes()
+def fits_in_cache(source: Source, reach: Reach) -> bool:
+    """Whether the rows of a store so far away stay in the page cache."""
+    return not reach.is_remote and math.prod(source.shape) * source.dtype.itemsize <= _FITS * machine_bytes()

@@ -127,8 +127,8 @@ REMOTE = Reach(
     pins_versions=True,
 )
 """Objects: a request takes 0.2 ms of a core here, in which 1 Gbit/s bring 25 KB: about as much as gaps may have.
-On a wider network more would be right. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed. They are
-told, and a layout is chosen by the 1 Gbit/s: on ten times that its chunks are no worse, and its codec gains less."""
+On a wider network more would be right. 30 ms, 1 Gbit/s and $0.40 for a million GETs (S3's list price) are assumed: they are
+told, and a layout is chosen by the 1 Gbit/s."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -164,6 +164,8 @@ class Plan:
     cost: GatherCost
     ingested_bytes: int | None
     """What `bytes_read` would be, on average, after `swath.ingest`; None for a store."""
+    goes_by_stamps: bool
+    """Whether stamps of shards are asked for beside their rows, and no index before: raw ones lie where can be calculated."""
 
     @property
     def bytes_wanted(self) -> int:
@@ -357,11 +359,6 @@ class Plan:
         return self.reach.pins_versions and self.ingested_bytes is None
 
     @property
-    def goes_by_stamps(self) -> bool:
-        """Whether stamps of shards are asked for beside their rows, and no index before: raw ones lie where can be calculated."""
-        return self.asks_meanwhile and self.layout.codec == "raw"
-
-    @property
     def expected_dollars(self) -> float:
         """What the requests cost. 0 for local files."""
         return (self.requests + 1) * self.reach.dollars_a_request
@@ -487,6 +484,7 @@ def plan_gather(
         threads=threads,
         cost=cost,
         ingested_bytes=None if is_store else _ingested_bytes(layout, starts.size, window),
+        goes_by_stamps=by_stamps,
     )
 
 

@@ -187,13 +187,11 @@ class ObjectFolder:
         file = ObjectFile(self.connection, path, self.gate, self.connection.seen(path), self.cache)
         try:
             yield file
-        except VersionError:
-            self.connection.forget(path)  # of two versions that were met either may be the wrong one
-            file.forget()
-            raise
-        except DamagedStoreError:
+        except (DamagedStoreError, VersionError) as error:
             # A bit may have flipped on the way to the cache, or the version that was noted is an old one: who reads again, asks.
             file.forget()
+            if isinstance(error, VersionError):  # of two versions that were met either may be the wrong one
+                self.connection.forget(path)
             raise
 
     def read(self, key: str) -> bytes:
