@@ -3,9 +3,10 @@
 python benchmarks/remote.py                  # 500_000 x 2000 float64, 8 GB, served by this machine itself
 python benchmarks/remote.py --rows 2000000   # the reference array, 32 GB; 18 minutes
 python benchmarks/remote.py --only swath --only tensorstore --at-once 64
+python benchmarks/remote.py --bits 12        # of numbers of 12 bits, which zstd makes a fifth of
 
-All read one store, which swath wrote: plain Zarr v3, raw, in the chunks that an ingest into an object store would choose, or of
-``--chunk-rows``. nginx serves it (see `serving`), through a relay
+All read one store, which swath wrote: plain Zarr v3, in the chunks that an ingest into an object store would choose, or of
+``--chunk-rows``, raw or, of fewer bits, compressed. nginx serves it (see `serving`), through a relay
 that has latency and one bandwidth for all connections (see `slow_network`); the files that it sends are in memory. Server,
 network and clients share the cores, and what the first two take is told.
 
@@ -15,7 +16,8 @@ window that is not timed; some windows of each batch are compared with what was 
 gathers a tenth of the windows, and is told by its rate.
 
 The bound is what nobody can beat who looks at each checksum: the bytes of the touched chunks by the bandwidth, and two rounds: one for
-``zarr.json``, one for chunks. Who looks up where they lie, and does not calculate it, reads indexes besides, and has a round more.
+``zarr.json``, one for chunks. Who looks up where they lie, and does not calculate it, which only of raw ones can be done, reads
+indexes besides, and has a round more.
 """
 
 import os
@@ -32,7 +34,8 @@ import numpy as np
 from machine import describe_machine
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from remote_peers import AT_ONCE, KEYS, PROGRAM, SINGLE, SWEPT, at_once, numbered_blocks
+from numpy.typing import NDArray
+from remote_peers import AT_ONCE, KEYS, PROGRAM, SINGLE, SWEPT, at_once, name_of, numbered_blocks
 from report import folder_option, plain_log, results_option, save
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +43,7 @@ from serving import cpu_seconds, serve
 from slow_network import slow_network
 
 import swath
-from swath.layout import choose_chunk_rows
+from swath.layout import CodecName, choose_chunk_rows
 from swath.measure import Job, Result, measure, random_starts
 from swath.plan import REMOTE
 
@@ -49,6 +52,8 @@ _ROUNDS_OF_BOUND = 2
 _SLOW_S = 0.02
 _FEWEST = 40  # windows of a run
 _OURS = "swath gather"
+_RAW_ONLY = "bare ranges"
+_RAW_BITS = 52  # all that a float64 has for a whole number: nothing to compress
 _PACKAGES = ("obstore", "s3fs", "tensorstore")
 
 
@@ -99,6 +104,7 @@ class Place:
 @click.option("--columns", default=2000, show_default=True)
 @click.option("--windows", default=1000, show_default=True)
 @click.option("--chunk-rows", type=int, help="By default what an ingest chooses for such rows far away.")
+@click.option("--bits", type=click.IntRange(1, _RAW_BITS), default=_RAW_BITS, show_default=True, help="Of each number.")
 @click.option("--latency-ms", default=30.0, show_default=True)
 @click.option("--gbits", default=1.0, show_default=True)
 @click.option("--at-once", "numbers", multiple=True, default=AT_ONCE, help="A number to try; may be given again.")
@@ -111,6 +117,7 @@ def main(
     columns: int,
     windows: int,
     chunk_rows: int | None,
+    bits: int,
     latency_ms: float,
     gbits: float,
     numbers: tuple[int, ...],
@@ -121,9 +128,10 @@ def main(
 ) -> None:
     os.environ.update(KEYS)
     console = Console(width=120)
-    chunk_rows = chunk_rows or choose_chunk_rows(_WINDOW, columns * 8, "raw", REMOTE.bytes_a_second)
-    with _place(folder, (rows, columns), chunk_rows, latency_ms / 1e3, gbits) as place:
-        swept = [way for way in SWEPT if way.startswith(only or "")]
+    codec: CodecName = "raw" if bits == _RAW_BITS else "zstd"
+    chunk_rows = chunk_rows or choose_chunk_rows(_WINDOW, columns * 8, codec, REMOTE.bytes_a_second)
+    with _place(folder, (rows, columns), bits, codec, chunk_rows, latency_ms / 1e3, gbits) as place:
+        swept = [way for way in SWEPT if way.startswith(only or "") and (codec == "raw" or way != _RAW_ONLY)]
         sweep = {way: {n: _sweep(place, way, n, windows) for n in numbers} for way in swept}
         best = {way: max(rates, key=lambda n: rates[n]) for way, rates in sweep.items()}
         counts = {way: _probe(place, way, windows) for way in SINGLE if way.startswith(only or "")}
@@ -140,7 +148,7 @@ def main(
     rates = {way: median(result.gigabytes_a_second for result in some) for way, some in runs.items()}
     figures = _judge(rates, bound)
     title = (
-        f"{windows:,} random windows of {_WINDOW} rows from {rows:,} x {columns} float64 in chunks of {chunk_rows}, "
+        f"{windows:,} random windows of {_WINDOW} rows from {rows:,} x {columns} float64 in chunks of {chunk_rows}, {codec}, "
         f"{latency_ms:g} ms, {gbits:g} Gbit/s"
     )
     console.print(_way_table(title, rates, runs, counts, windows, bound))
@@ -149,6 +157,8 @@ def main(
     record = {
         "machine": describe_machine(*_PACKAGES),
         "array": [rows, columns],
+        "bits": bits,
+        "codec": codec,
         "chunk_rows": chunk_rows,
         "windows": windows,
         "window": _WINDOW,
@@ -160,16 +170,24 @@ def main(
         "sweep": sweep,
         "runs": {way: {"windows": counts[way], "results": [asdict(r) for r in some]} for way, some in runs.items()},
     }
-    save(results, "remote", record, _plot(title, sweep, rates, bound, gbits))
+    save(results, "remote" if codec == "raw" else "remote-encoded", record, _plot(title, sweep, rates, bound, gbits))
 
 
 @contextmanager
-def _place(folder: Path, shape: tuple[int, int], chunk_rows: int, latency_s: float, gbits: float) -> Iterator[Place]:
+def _place(
+    folder: Path,
+    shape: tuple[int, int],
+    bits: int,
+    codec: CodecName,
+    chunk_rows: int,
+    latency_s: float,
+    gbits: float,
+) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="swath-bench-", dir=folder) as name:
-        local = Path(name) / "buckets" / "bench" / "rows.zarr"
+        local = Path(name) / "buckets" / "bench" / name_of(bits)
         local.parent.mkdir(parents=True)
-        blocks = numbered_blocks(*shape)
-        swath.ingest(blocks, local, window=_WINDOW, chunk_rows=chunk_rows, codec="raw", progress=False)
+        blocks = numbered_blocks(*shape, bits)
+        swath.ingest(blocks, local, window=_WINDOW, chunk_rows=chunk_rows, codec=codec, progress=False)
         with (
             serve(Path(name) / "buckets", Path(name) / "nginx") as (server, server_pid),
             slow_network(server, latency_s, gbits) as (address, network_pid),
@@ -204,13 +222,23 @@ def _interleaved(place: Place, counts: dict[str, int], rounds: int) -> dict[str,
 def _least_bytes(local: Path, windows: int, rounds: int) -> float:
     """Bytes of the chunks that windows touch; the mean over the seeds."""
     a = swath.open(local)
-    chunk_bytes = a.chunk_rows * a.shape[1] * a.dtype.itemsize + 4
+    lengths = _chunk_lengths(a)
     sizes = []
     for seed in range(1, rounds + 1):
         starts = random_starts(len(a), windows, _WINDOW, seed)
         chunks = np.unique((starts[:, None] + np.arange(_WINDOW)) // a.chunk_rows)
-        sizes.append(chunks.size * chunk_bytes)
+        sizes.append(lengths[chunks].sum())
     return float(np.mean(sizes))
+
+
+def _chunk_lengths(a: swath.RowArray) -> NDArray[np.uint64]:
+    """Bytes of each chunk, with its checksum, as the indexes have them."""
+    layout = a._rows.layout
+    indexes = [
+        np.fromfile(file, "<u8", layout.shard_chunks * 2).reshape(-1, 2)[:, 1]
+        for file in (Path(a.url) / f"c.{k}.0" for k in range(-(-len(a) // layout.shard_rows)))
+    ]
+    return np.concatenate(indexes)
 
 
 def _judge(rates: dict[str, float], bound: float) -> list[dict[str, Any]]:

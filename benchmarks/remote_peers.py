@@ -10,7 +10,7 @@ as its own documentation has it for many small reads of what is far away:
 - tensorstore: reads in flight, one `Batch`, and one read by an index array. ``s3_request_concurrency`` is how many requests
   its S3 driver makes at once. As in `peers`, a small cache keeps shard indexes, and no rows.
 - dask: ``take``, by so many threads. Of the ways of `peers` it is the one that asks for no row twice.
-- The floor: bare ranges by obstore. Where chunks lie is calculated, not looked up, and no checksum is compared.
+- The floor: bare ranges by obstore, of raw rows. Where chunks lie is calculated, not looked up, and no checksum is compared.
 """
 
 import json
@@ -58,17 +58,24 @@ OpenStore = Callable[[str, int], Any]
 """A store of zarr-python, from its address and how many requests it shall make at once."""
 
 
-def numbered_rows(first: int, stop: int, columns: int) -> NDArray[np.float64]:
-    """Rows that are known without being read, of numbers that all differ."""
-    mixed = np.arange(first * columns, stop * columns, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> np.uint64(12)).astype(np.float64).reshape(-1, columns)
+def numbered_rows(first: int, stop: int, columns: int, bits: int) -> NDArray[np.float64]:
+    """Rows that are known without being read, of numbers without a pattern (splitmix64) and of so many bits."""
+    mixed = np.arange(first * columns, stop * columns, dtype=np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed >> np.uint64(64 - bits)).astype(np.float64).reshape(-1, columns)
 
 
-def numbered_blocks(n_rows: int, columns: int) -> Iterator[NDArray[np.float64]]:
+def numbered_blocks(n_rows: int, columns: int, bits: int) -> Iterator[NDArray[np.float64]]:
     """All of them, in blocks that fit in memory."""
     step = max(1, _BLOCK_BYTES // (columns * 8))
     for first in range(0, n_rows, step):
-        yield numbered_rows(first, min(first + step, n_rows), columns)
+        yield numbered_rows(first, min(first + step, n_rows), columns, bits)
+
+
+def name_of(bits: int) -> str:
+    """The name of a store of such rows, by which `run` knows them."""
+    return f"rows-of-{bits}-bits.zarr"
 
 
 def run(job: Job, at_begin: Callable[[], object] | None = None) -> Result:
@@ -82,9 +89,9 @@ def run(job: Job, at_begin: Callable[[], object] | None = None) -> Result:
 
     result = run_job(job, way, at_begin)
     assert last is not None
-    n_rows = _open_zarr(by_obstore, 1, job).shape[0]
+    n_rows, bits = _open_zarr(by_obstore, 1, job).shape[0], int(job.target.split("-")[-2])
     for i, start in list(enumerate(starts_of(job, n_rows).tolist()))[-_CHECKED:]:
-        if not np.array_equal(last[i], numbered_rows(start, start + job.window, last.shape[2])):
+        if not np.array_equal(last[i], numbered_rows(start, start + job.window, last.shape[2], bits)):
             raise SwathError(f"Window {i} (rows {start} to {start + job.window - 1}) is not what was written.")
     return result
 

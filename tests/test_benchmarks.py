@@ -335,6 +335,15 @@ def test_remote(tmp_path: Path) -> None:
     assert all(figure["met"] == (figure["ratio"] >= figure["wanted"]) for figure in record["wanted"])
     _assert_plotted(tmp_path, "remote")
 
+    done = _run(
+        _REMOTE, *sizes, *places, "--bits=12", "--only=swath gather", "--only=bare", "--only=tensorstore, index"
+    )
+    assert done.returncode == 0, done.stderr
+    encoded = _read(tmp_path, "remote-encoded")
+    assert len(encoded["runs"]) == 3
+    assert not any(way.startswith("bare") for way in encoded["runs"])
+    assert encoded["bound"]["bytes"] < record["bound"]["bytes"] / 3
+
 
 _WRONG_REMOTE = """
 import numpy as np

@@ -297,7 +297,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
 
         parts = [ask] * plan.asks_meanwhile + [lambda gate: work(rows.through(gate))] * threads
         chosen = iter(parts)
-        run_threads(lambda gate: next(chosen)(gate), len(parts))
+        run_threads(lambda gate: next(chosen)(gate), len(parts), local_cores())
         return
     if threads == 1:
         work(rows)
@@ -329,7 +329,7 @@ def _find(rows: Rows, plan: Plan, tasks: list[tuple[int, int]]) -> None:
                 through.find(shard)
 
     if several:
-        run_threads(work, min(plan.threads, len(several)))
+        run_threads(work, min(plan.threads, len(several)), local_cores())
 
 
 def _tasks(plan: Plan, threads: int, most_reads: int) -> list[tuple[int, int]]:

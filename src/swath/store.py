@@ -224,7 +224,7 @@ class Store:
 
     def _ask_stamp(self, shard: int) -> Version:
         """In a thread that touches nothing of the caller's, and may be left behind: no gate is shut for it."""
-        with self.through(Gate()).open_shard(shard) as file:
+        with self.through(Gate(1)).open_shard(shard) as file:
             return self.stamps.check(file, self.facts.stamp(shard))
 
     def _confirm(self, file: File, asked: Future[Version]) -> None:

@@ -142,7 +142,7 @@ def _write_shards(
 
     if folder.reach.is_remote or far:
         with reader:
-            run_threads(lambda gate: work(folder.through(gate), gate if far else None), workers)
+            run_threads(lambda gate: work(folder.through(gate), gate if far else None), workers, workers)
         return
     with reader, ThreadPoolExecutor(workers, thread_name_prefix="swath-ingest") as pool:
         futures = [pool.submit(work, folder) for _ in range(workers)]
