@@ -133,13 +133,19 @@ def merge_windows(starts: IntArray, window: int, grain: int, most_gap: int = 0) 
 def _sort(starts: IntArray) -> tuple[IntArray, IntArray]:
     """Starts in order, and the place of each in the order asked; equal ones stay in that order.
 
-    Sixteen bits at a time, from the lowest: numpy sorts 16-bit integers by counting, which for 10^6 starts takes 30 ms in all,
-    where it needs 100 ms for the whole numbers.
+    Each carries its place in its lowest bits, so that whole numbers are sorted, for which numpy has the wide instructions of the
+    processor, and not places by them: 10^6 starts of 24 bits take 12 ms, a stable ``argsort`` of their halves 33.
     """
-    order = np.argsort(starts.astype(np.uint16), kind="stable")
-    for shift in range(16, int(starts.max(initial=0)).bit_length(), 16):
-        order = order[np.argsort((starts[order] >> shift).astype(np.uint16), kind="stable")]
-    return starts[order], order
+    bits = starts.size.bit_length()
+    if int(starts.max(initial=0)).bit_length() + bits > 63:
+        order = np.argsort(starts, kind="stable")
+        return starts[order], order
+    numbered = starts << bits
+    numbered |= np.arange(starts.size)
+    numbered.sort()
+    order = numbered & ((1 << bits) - 1)
+    numbered >>= bits
+    return numbered, order
 
 
 def windows_in(starts: IntArray, window: int, row_start: IntArray, row_stop: IntArray) -> tuple[IntArray, IntArray]:
