@@ -1,11 +1,13 @@
 """Every path of the engine gives the same rows: checked or not, past the page cache or not, mapped, decoded in part."""
 
+import math
 import mmap
 import os
 import pickle
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -20,9 +22,9 @@ from page_cache import cached_pages
 import swath
 from swath.announcing import comes
 from swath.buffers import Buffers, empty
+from swath.crew import is_worth_a_trial, run_best, threads_for
 from swath.decoder import blosc_part
 from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
-from swath.gather import threads_for
 from swath.landing import Lander
 from swath.layout import STAMP_BYTES, Layout
 from swath.measure import drop_cache
@@ -63,7 +65,7 @@ def test_every_way_gives_the_same_rows(
         ("raw", 16, 300, 1),  # each opens a shard
         ("raw", 16, 4000, 4),
         ("raw", 1, 4000, 1),  # Python takes longer than the bytes
-        ("lz4", 16, 4000, 4),
+        ("lz4", 16, 4000, 1),  # Python takes as long as some machines to decode: it is tried
         ("lz4", 1, 4000, 1),
         ("zstd", 16, 4000, 4),
     ],
@@ -71,7 +73,7 @@ def test_every_way_gives_the_same_rows(
 def test_threads_share_what_is_in_memory_where_they_gain(
     codec: Any, window: int, windows: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swath.gather.local_cores", lambda: 4)
+    monkeypatch.setattr("swath.crew.local_cores", lambda: 4)
     layout = Layout(500_000, (2000,), np.dtype("f8"), 4 if codec == "raw" else 16, 4192, codec)
     starts = np.random.default_rng(0).integers(0, 499_984, windows)
     limit = Room(2**40, "the test")
@@ -81,8 +83,8 @@ def test_threads_share_what_is_in_memory_where_they_gain(
 
 
 def test_threads_share_what_is_in_memory(array: swath.RowArray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swath.gather._COPIES_A_PYTHON", 0)
-    monkeypatch.setattr("swath.gather._LEAST_COPY_SECONDS", 0)
+    monkeypatch.setattr("swath.crew._COPIES_A_PYTHON", 0)
+    monkeypatch.setattr("swath.crew._LEAST_COPY_SECONDS", 0)
     seen: set[str] = set()
     land = Lander.land
 
@@ -93,6 +95,79 @@ def test_threads_share_what_is_in_memory(array: swath.RowArray, monkeypatch: pyt
     monkeypatch.setattr(Lander, "land", noted)
     assert_same(array.gather(STARTS), expected(ROWS, STARTS, 16))
     assert all(name.startswith("swath-gather") for name in seen)
+
+
+@pytest.mark.parametrize(
+    ("codec", "windows", "tried"),
+    [
+        ("raw", 10_000, False),
+        ("lz4", 1000, False),  # over too soon
+        ("lz4", 10_000, True),
+        ("zstd", 10_000, False),  # clear
+    ],
+)
+def test_threads_are_tried_where_it_is_not_clear_that_they_gain(
+    codec: Any, windows: int, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swath.crew.local_cores", lambda: 2)
+    layout = Layout(500_000, (2000,), np.dtype("f8"), 4 if codec == "raw" else 16, 4192, codec)
+    starts = np.random.default_rng(0).integers(0, 499_984, windows)
+    limit = Room(2**40, "the test")
+    plan = plan_gather(layout, starts, 16, columns=None, batch_in_memory=True, limit=limit)
+    assert is_worth_a_trial(plan) == tried
+    monkeypatch.setattr("swath.crew.local_cores", lambda: 1)
+    assert not is_worth_a_trial(plan)
+
+
+@pytest.mark.parametrize(
+    ("most", "rates", "ran"),
+    [
+        (2, {1: 10, 2: 15}, [1, 2, 2]),
+        (2, {1: 10, 2: 6}, [1, 2, 1]),
+        (2, {1: 10, 2: 10.2}, [1, 2, 1]),
+        (6, {1: 10, 2: 19, 4: 30, 6: 33}, [1, 2, 4, 6, 6]),
+        (8, {1: 10, 2: 19, 4: 12, 8: 40}, [1, 2, 4, 2]),
+        (1, {1: 10}, [1, 1]),
+    ],
+)
+def test_as_many_threads_go_on_as_are_fastest(
+    most: int, rates: dict[int, float], ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    runs: list[tuple[int, bool]] = []
+
+    def run(n: int, seconds: float) -> int:
+        nonlocal now
+        runs.append((n, math.isinf(seconds)))
+        now += 1.0 if math.isinf(seconds) else 2 * seconds  # the last task of a trial takes its time
+        return round(1000 * rates[n] * 2 * seconds) if seconds < 1 else 0
+
+    monkeypatch.setattr("swath.crew.time", SimpleNamespace(perf_counter=lambda: now))
+    run_best(run, most)
+    assert runs == [*((n, False) for n in ran[:-1]), (ran[-1], True)]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 10.0])
+def test_a_gather_that_tries_threads_gives_the_same_rows(
+    array: swath.RowArray, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array.gather(STARTS)  # all is in memory
+    monkeypatch.setattr("swath.gather.is_worth_a_trial", lambda plan: True)
+    monkeypatch.setattr("swath.gather.local_cores", lambda: 3)
+    monkeypatch.setattr("swath.gather._READS_A_TASK", 2)
+    monkeypatch.setattr("swath.crew._TRIAL_SECONDS", seconds)
+    landed: list[tuple[int, int]] = []
+    land = Lander.land
+
+    def noted(lander: Lander, first: int, stop: int) -> None:
+        landed.append((first, stop))
+        land(lander, first, stop)
+
+    monkeypatch.setattr(Lander, "land", noted)
+    assert_same(array.gather(STARTS), expected(ROWS, STARTS, 16))
+    assert sorted(read for first, stop in landed for read in range(first, stop)) == list(
+        range(array.plan(STARTS).first_chunk.size)
+    )
 
 
 @pytest.mark.parametrize("name", ["verify", "direct"])

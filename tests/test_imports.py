@@ -32,7 +32,7 @@ LAYERS = [
     {"committing"},
     {"writing", "store", "foreign", "in_place"},
     {"opening", "streaming", "documents"},
-    {"sample", "mapped", "announcing", "landing"},
+    {"sample", "mapped", "announcing", "crew", "landing"},
     {"gather"},
     {"workers", "check", "gathered"},
     {"cluster", "lazy"},

@@ -19,8 +19,8 @@ from oracle import assert_same, expected
 
 import swath
 from swath.computing import tasks_here
+from swath.crew import local_cores
 from swath.errors import MemoryLimitError, OptionError, OutError, StartsError, SwathError
-from swath.gather import local_cores
 from swath.graphs import flat_graph, held_by, jobs_of, sizes_of
 from swath.memory import Room
 

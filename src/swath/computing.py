@@ -31,8 +31,9 @@ from dask.base import get_scheduler
 from numpy.typing import NDArray
 
 from swath.buffers import empty
+from swath.crew import local_cores
 from swath.errors import MemoryLimitError, OptionError, OutError
-from swath.gather import PROBES, gather, local_cores
+from swath.gather import PROBES, gather
 from swath.graphs import Sizes, flat_graph, held_by, jobs_of, sizes_of
 from swath.lazy import WindowsBlock, block_of, blocks_of, engine_bytes, local_threads
 from swath.memory import MOST_KEPT_BYTES, Room, format_bytes, resolve_limit

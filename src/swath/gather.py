@@ -10,7 +10,8 @@ import contextlib
 import itertools
 import logging
 import math
-import os
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.announcing import Announcer, comes, lead
 from swath.buffers import empty
+from swath.crew import BYTES_FOR_THREADS, is_worth_a_trial, local_cores, run_best, threads_for
 from swath.errors import (
     ColumnsError,
     DamagedStoreError,
@@ -57,21 +59,6 @@ _CACHED_READS_A_TASK = 48
 
 # Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2
-
-# Below this a second thread costs more to start than it saves.
-_BYTES_FOR_THREADS = 2**20
-
-# Of what is in memory a second thread saves copying and decoding; Python's own steps it makes slower, since the two hand the interpreter's
-# lock round at each call of the system. So it gains where the former takes three times as long as the latter, and not over in a
-# moment. Two threads against one, on two hyperthreads: 500 windows of 256 KB in 120 shards 0.84x as fast, 1,000 1.26x, 4,000 1.43x;
-# 4,000 of 16 KB 0.78x; 32 MB in windows of 4 MB 0.97x, 128 MB 1.3x; lz4 in chunks of 128 KB 0.6 to 0.85x, of 256 KB 1.3x; zstd 0.8 to
-# 0.9x where it takes less than 10 ms, then 1.3 to 1.6x.
-_COPIES_A_PYTHON = 3
-_LEAST_COPY_SECONDS = 8e-3
-
-# What one thread takes: bytes of rows a second, copied or decoded; and Python to open a shard, for a read, and for a chunk to be decoded.
-_COPIED, _DECODED, _DECODED_LZ4 = 8e9, 1.2e9, 5e9
-_SHARD_SECONDS, _READ_SECONDS, _CHUNK_SECONDS = 15e-6, 10e-6, 10e-6
 
 # A local gather of less takes no second, even from a slow disk.
 _MAYBE_LONG_BYTES = 2**26
@@ -262,23 +249,25 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
     cached = are_cached(rows, probes)
     access = Access(plan.verify, plan.direct and not cached, plan.tiles)
     tells = not (cached or access.direct or plan.reach.is_remote or plan.layout.by_library)
-    threads = threads_for(plan, near=cached or tells)
-    tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached else _READS_A_TASK)
+    tried = cached and is_worth_a_trial(plan)
+    threads = min(plan.threads, local_cores()) if tried else threads_for(plan, near=cached or tells)
+    tasks = _tasks(plan, threads, _CACHED_READS_A_TASK if cached and not tried else _READS_A_TASK)
     announced = iter(tasks if tells else ())
     if tells:
         announcer = Announcer(rows, plan, access)
         for some in itertools.islice(announced, lead(plan, len(tasks))):
             announcer.announce(*some)
         # Less is read by one thread, whoever listens.
-        if plan.bytes_read >= _BYTES_FOR_THREADS and not comes(rows, plan, access):
+        if plan.bytes_read >= BYTES_FOR_THREADS and not comes(rows, plan, access):
             threads = threads_for(plan, near=False)
             tasks, announced = _tasks(plan, threads, _READS_A_TASK), iter(())
     threads = min(threads, len(tasks))
     bytes_a_chunk = 0.0 if advance is None else plan.bytes_wanted / plan.chunks
     shared = iter(tasks)  # `next` on it is one step for the interpreter: threads share it without a lock
 
-    def work(rows: Rows) -> None:
-        lander, announcer = Lander(rows, plan, access, out), Announcer(rows, plan, access)
+    def work(rows: Rows, until: float = math.inf) -> int:
+        """Carry out tasks until there are none, or it is this late; how many reads that were."""
+        lander, announcer, done = Lander(rows, plan, access, out), Announcer(rows, plan, access), 0
         for first, stop in shared:
             if (ahead := next(announced, None)) is not None:
                 announcer.announce(*ahead)
@@ -286,6 +275,10 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
             if advance is not None:
                 chunks = int((plan.stop_chunk[first:stop] - plan.first_chunk[first:stop]).sum())
                 advance(chunks * bytes_a_chunk)
+            done += stop - first
+            if time.perf_counter() > until:
+                break
+        return done
 
     if plan.reach.is_remote:
         if not plan.goes_by_stamps:
@@ -295,7 +288,9 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
             with gate.away():  # it touches nothing of the caller's
                 rows.check_unchanged()
 
-        parts = [ask] * plan.asks_meanwhile + [lambda gate: work(rows.through(gate))] * threads
+        parts: list[Callable[[Gate], object]] = [ask] * plan.asks_meanwhile + [
+            lambda gate: work(rows.through(gate))
+        ] * threads
         chosen = iter(parts)
         run_threads(lambda gate: next(chosen)(gate), len(parts), local_cores())
         return
@@ -303,10 +298,16 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
         work(rows)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="swath-gather") as pool:
-        futures = [pool.submit(work, rows) for _ in range(threads)]
+
+        def run(n: int, seconds: float) -> int:
+            until = time.perf_counter() + seconds
+            return sum([future.result() for future in [pool.submit(work, rows, until) for _ in range(n)]])
+
         try:
-            for future in futures:
-                future.result()
+            if tried:
+                run_best(run, threads)
+            else:
+                run(threads, math.inf)
         finally:
             # After an error, or Ctrl-C, no thread finds another task.
             for _ in shared:
@@ -340,33 +341,6 @@ def _tasks(plan: Plan, threads: int, most_reads: int) -> list[tuple[int, int]]:
     # A request takes so much longer than handing it out that each is handed out by itself.
     most = 1 if plan.reach.is_remote else max(1, min(most_reads, shards.size // (4 * threads)))
     return [(i, min(i + most, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, most)]
-
-
-def threads_for(plan: Plan, near: bool) -> int:
-    """How many threads: a few for bytes in memory, or that a disk brings there meanwhile (``near``), many that wait for a disk otherwise.
-
-    More threads than cores slow down what is in memory (7.3 GB/s with 2 threads, 3.7 with 16, on 2 cores), and fewer
-    than 16 slow down a disk that is read past the page cache (1.3 GB/s with 2, 2.2 with 16).
-    """
-    if plan.reach.is_remote:
-        return plan.threads
-    if plan.bytes_read < _BYTES_FOR_THREADS:
-        return 1
-    if not near:
-        return plan.threads
-    python = plan.shards.size * _SHARD_SECONDS + plan.first_chunk.size * _READ_SECONDS
-    if plan.bytes_decoded:
-        python += plan.chunks * len(plan.tiles) * _CHUNK_SECONDS
-        copies = plan.bytes_decoded / (_DECODED_LZ4 if plan.layout.codec == "lz4" else _DECODED)
-    else:
-        copies = plan.bytes_read / _COPIED
-    gains = copies > max(_COPIES_A_PYTHON * python, _LEAST_COPY_SECONDS)
-    return min(plan.threads, local_cores()) if gains else 1
-
-
-def local_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def are_cached(rows: Rows, chunks: IntArray) -> bool:

@@ -20,8 +20,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import ArrayLike, NDArray
 
+from swath.crew import local_cores
 from swath.errors import OptionError
-from swath.gather import Columns, are_cached, check_columns, gather, local_cores, plan_for
+from swath.gather import Columns, are_cached, check_columns, gather, plan_for
 from swath.memory import Room, dask_worker, resolve_limit
 from swath.plan import Plan
 from swath.rows import Rows

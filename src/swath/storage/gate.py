@@ -106,7 +106,7 @@ def away(gate: Gate | None) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if gate is None else gate.away()
 
 
-def run_threads(work: Callable[[Gate], None], n: int, inside: int) -> None:
+def run_threads(work: Callable[[Gate], object], n: int, inside: int) -> None:
     """Run ``work`` in ``n`` threads until all are done or one has failed, whose error this raises.
 
     All go through one gate, which lets so many ``inside`` at once.
