@@ -288,9 +288,9 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
             with gate.away():  # it touches nothing of the caller's
                 rows.check_unchanged()
 
-        parts: list[Callable[[Gate], object]] = [ask] * plan.asks_meanwhile + [
-            lambda gate: work(rows.through(gate))
-        ] * threads
+        parts: list[Callable[[Gate], object]] = [lambda gate: work(rows.through(gate))] * threads
+        if plan.asks_meanwhile:
+            parts.insert(0, ask)
         chosen = iter(parts)
         run_threads(lambda gate: next(chosen)(gate), len(parts), local_cores())
         return
