@@ -74,8 +74,13 @@ def numbered_blocks(n_rows: int, columns: int, bits: int) -> Iterator[NDArray[np
 
 
 def name_of(bits: int) -> str:
-    """The name of a store of such rows, by which `run` knows them."""
+    """The name of a store of such rows."""
     return f"rows-of-{bits}-bits.zarr"
+
+
+def bits_of(target: str) -> int:
+    """What the name of a store, at the end of its address, says of its rows."""
+    return int(target.split("-")[-2])
 
 
 def run(job: Job, at_begin: Callable[[], object] | None = None) -> Result:
@@ -89,7 +94,7 @@ def run(job: Job, at_begin: Callable[[], object] | None = None) -> Result:
 
     result = run_job(job, way, at_begin)
     assert last is not None
-    n_rows, bits = _open_zarr(by_obstore, 1, job).shape[0], int(job.target.split("-")[-2])
+    n_rows, bits = _open_zarr(by_obstore, 1, job).shape[0], bits_of(job.target)
     for i, start in list(enumerate(starts_of(job, n_rows).tolist()))[-_CHECKED:]:
         if not np.array_equal(last[i], numbered_rows(start, start + job.window, last.shape[2], bits)):
             raise SwathError(f"Window {i} (rows {start} to {start + job.window - 1}) is not what was written.")

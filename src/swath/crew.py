@@ -66,7 +66,7 @@ def _seconds(plan: Plan) -> tuple[float, float]:
 
 
 def is_worth_a_trial(plan: Plan) -> bool:
-    """Whether it is not clear how many threads gain what is in memory, and takes long enough to find out."""
+    """Whether it is not clear how many threads are best for what is in memory, and it takes long enough to find out."""
     python, copies = _seconds(plan)
     unclear = copies / _UNCLEAR < _COPIES_A_PYTHON * python < copies * _UNCLEAR
     most = min(plan.threads, local_cores())
