@@ -55,7 +55,7 @@ _DWARFS = 16
 # Reads that a thread takes at once: few enough that threads end together, enough that handing them out, and opening the shard for them,
 # costs nothing: of what is in memory 5.9 GB/s by 48, 5.3 by 16.
 _READS_A_TASK = 16
-_CACHED_READS_A_TASK = 48
+_CACHED_READS_A_TASK = 128
 
 # Threads that decode hand the interpreter's lock round, and their requests are larger: 2.1 GB/s with 4 on 2 cores, 1.6 with 32.
 _DECODERS_A_CORE = 2

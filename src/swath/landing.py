@@ -12,6 +12,8 @@ A read of the plan is carried out in one of three ways:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,7 @@ class Lander:
         self._row_bytes = plan.layout.row_bytes
         self._chunk_bytes = plan.layout.chunk_bytes
         self._window = plan.window
+        self._window_bytes = plan.window * plan.layout.row_bytes
         self._starts = plan.starts
         self._order = plan.order
         self._large = plan.window * plan.layout.row_bytes > SMALL_WINDOW_BYTES
@@ -67,35 +70,40 @@ class Lander:
         plan = self._plan
         shard = int(plan.first_chunk[first]) // self._layout.shard_chunks
         with self._rows.reader(shard, self._access, self._scratch) as reader:
+            if isinstance(reader, RawReader):
+                land = partial(self._land_raw, reader)
+            else:
+                land = partial(self._land_decoded, reader)
             for read in plan.each(first, stop):
-                if not self._lands(reader, *read):
-                    self._land_each(reader, *read)
+                try:
+                    land(*read)
+                    continue
+                except DamagedStoreError:
+                    pass  # not kept: it would keep all that was decoded
+                self._land_each(land, *read)
 
-    def _lands(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> bool:
-        """Land a read, or say that something in it is damaged. Its error would keep all that was decoded, and so is not kept."""
-        try:
-            self._land_read(reader, first, stop, lo, hi)
-        except DamagedStoreError:
-            return False
-        return True
-
-    def _land_read(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
-        if isinstance(reader, RawReader):
-            self._land_raw(reader, first, stop, lo, hi)
-        else:
-            self._land_decoded(reader, first, stop, lo, hi)
-
-    def _land_each(self, reader: RawReader | ChunkReader, first: int, stop: int, lo: int, hi: int) -> None:
+    def _land_each(self, land: Callable[[int, int, int, int], None], first: int, stop: int, lo: int, hi: int) -> None:
         """Land each window by itself: what is damaged may lie between windows, where nobody wants it."""
         chunk_rows = self._layout.chunk_rows
         for k, start in zip(range(lo, hi), self._starts[lo:hi].tolist()):
             begin, end = start // chunk_rows, (start + self._window - 1) // chunk_rows + 1
-            self._land_read(reader, max(begin, first), min(end, stop), k, k + 1)
+            land(max(begin, first), min(end, stop), k, k + 1)
 
     def _land_raw(self, reader: RawReader, first: int, stop: int, lo: int, hi: int) -> None:
-        if self._bytes is not None and (hi - lo == 1 or (self._large and hi - lo <= MOST_PIECES)):
-            self._land_in_batch(self._bytes, reader, first, stop, lo, hi)
-            return
+        if self._view is None or not (hi - lo == 1 or (self._large and hi - lo <= MOST_PIECES)):
+            self._land_block(reader, first, stop, lo, hi)
+        elif hi - lo > 1:
+            self._land_in_batch(reader, first, stop, lo, hi)
+        else:
+            begin = self._starts.item(lo) * self._row_bytes - first * self._chunk_bytes
+            a, b = max(begin, 0), min(begin + self._window_bytes, (stop - first) * self._chunk_bytes)
+            base = self._order.item(lo) * self._window_bytes - begin
+            if reader.checks:
+                reader.read_rows(first, stop, [(a, self._view[base + a : base + b])])
+            else:
+                reader.read_run(first, a, self._view[base + a : base + b])
+
+    def _land_block(self, reader: RawReader, first: int, stop: int, lo: int, hi: int) -> None:
         row0 = first * self._layout.chunk_rows
         n_rows = min(stop * self._layout.chunk_rows, self._layout.n_rows) - row0
         block = self._scratch.take("block", (stop - first) * self._chunk_bytes)
@@ -110,12 +118,11 @@ class Lander:
         rows = np.frombuffer(block, self._layout.dtype).reshape(-1, *self._layout.row_shape)[:n_rows]
         self._place(rows, row0, lo, hi)
 
-    def _land_in_batch(
-        self, batch: NDArray[np.uint8], reader: RawReader, first: int, stop: int, lo: int, hi: int
-    ) -> None:
+    def _land_in_batch(self, reader: RawReader, first: int, stop: int, lo: int, hi: int) -> None:
         """Land each row in the first window that wants it; a window copies what it shares with the one before it."""
-        row_bytes, window_bytes, view = self._row_bytes, self._window * self._row_bytes, self._view
+        row_bytes, window_bytes, view, batch = self._row_bytes, self._window_bytes, self._view, self._bytes
         assert view is not None
+        assert batch is not None
         # All in bytes from here: the read is [0, end), a window [start, start + window_bytes).
         origin, end = first * self._chunk_bytes, stop * self._chunk_bytes - first * self._chunk_bytes
         pieces: list[Piece] = []
