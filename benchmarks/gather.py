@@ -5,7 +5,7 @@ python benchmarks/gather.py --rows 100000  # smaller
 python benchmarks/gather.py --only swath --only h5py
 
 Prints a table of all ways, and one of the ratios that are wanted, met or missed; writes ``gather.json`` and ``gather.png`` to
-``benchmarks/results/``. Each run is a process of its own, so that its peak memory is the kernel's count (see
+``benchmarks/results/``, after each round. Each run is a process of its own, so that its peak memory is the kernel's count (see
 `swath.measure`); before each cold one the host's cache is filled with other bytes, and memory that the host has given is held for each
 (`host`). A ratio is swath's median rate by that of another way.
 
@@ -110,38 +110,43 @@ def main(
         # For the batch, copies that a way makes, and, when cold, for the pages that it reads.
         batch_bytes = windows * _WINDOW * columns * 8
         memory = {True: 3 * batch_bytes, False: 3 * batch_bytes // 2}
+        lazy = swath.open(targets["raw"]).windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
+        tasks = len(lazy.dask)
+        title = f"{windows:,} random windows of {_WINDOW} rows from {rows:,} x {columns} float64"
+        source = Path(targets["contiguous"].partition("::")[0])
         for seed in range(rounds):
             for cold in (True, False):
                 _run_round(entries, targets, counts, seed, rounds, cold, memory[cold], runs)
-            source = Path(targets["contiguous"].partition("::")[0])
             flood(targets["raw"])
             disk.append(random_read(source, batch_bytes, seed=seed))
-        lazy = swath.open(targets["raw"]).windows(range(0, rows - _WINDOW, max(1, rows // windows))[:windows])
-        tasks = len(lazy.dask)
-    rates = {key: [result.gigabytes_a_second for result in some] for key, some in runs.items()}
-    rates[_DISK, True] = [rate.gigabytes_a_second for rate in disk]
-    figures = judge(rates)
-    title = f"{windows:,} random windows of {_WINDOW} rows from {rows:,} x {columns} float64"
+            rates = {key: [result.gigabytes_a_second for result in some] for key, some in runs.items()}
+            rates[_DISK, True] = [rate.gigabytes_a_second for rate in disk]
+            # After each round, since all of them take an hour.
+            record = {
+                "machine": describe_machine(*PEER_PACKAGES),
+                "array": [rows, columns],
+                "windows": windows,
+                "window": _WINDOW,
+                "tasks": tasks,
+                "wanted": judge(rates),
+                "disk": [asdict(rate) for rate in disk],
+                "runs": [
+                    {
+                        **asdict(entry),
+                        "cold": cold,
+                        "windows": counts[entry.label],
+                        "results": [asdict(r) for r in some],
+                    }
+                    for entry in entries
+                    for cold in (True, False)
+                    for some in [runs[entry.label, cold]]
+                ],
+            }
+            save(results, "gather", record, _plot(title, rates))
     console = Console(width=110)
     console.print(_way_table(title, rates, runs, counts, windows))
     console.print(f"Disk: {disk[0].tool}. Tasks in the dask graph of {windows:,} windows: {tasks}.")
-    console.print(wanted_table(figures))
-    record = {
-        "machine": describe_machine(*PEER_PACKAGES),
-        "array": [rows, columns],
-        "windows": windows,
-        "window": _WINDOW,
-        "tasks": tasks,
-        "wanted": figures,
-        "disk": [asdict(rate) for rate in disk],
-        "runs": [
-            {**asdict(entry), "cold": cold, "windows": counts[entry.label], "results": [asdict(r) for r in some]}
-            for entry in entries
-            for cold in (True, False)
-            for some in [runs[entry.label, cold]]
-        ],
-    }
-    save(results, "gather", record, _plot(title, rates))
+    console.print(wanted_table(judge(rates)))
 
 
 def _probe(entry: Entry, targets: dict[str, str], windows: int) -> int:
