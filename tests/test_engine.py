@@ -22,6 +22,7 @@ from page_cache import cached_pages
 import swath
 from swath.announcing import comes
 from swath.buffers import Buffers, empty
+from swath.checksum import crc32c
 from swath.crew import is_worth_a_trial, run_best, threads_for
 from swath.decoder import blosc_part
 from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
@@ -200,6 +201,21 @@ def test_a_shard_that_ends_early_is_damage_however_it_is_read(tmp_path: Path) ->
     for options in ({}, {"verify": "never"}, {"direct": "always"}, {"verify": "never", "direct": "always"}):
         with pytest.raises(DamagedStoreError, match=r"c\.0\.0: chunk \d+ .* ends early"):
             a.gather([400], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("verify", ["always", "never"])
+def test_a_chunk_that_lies_elsewhere_is_damage_however_it_is_read(tmp_path: Path, verify: Any) -> None:
+    """Rows are calculated to lie one after another: where the index says otherwise, those would be of another chunk."""
+    a = swath.ingest(ROWS, tmp_path / "a", shard_rows=480, chunk_rows=3)
+    path = tmp_path / "a" / "c.0.0"
+    content, size = bytearray(path.read_bytes()), a.shard_rows // a.chunk_rows * 16
+    index = np.frombuffer(content, "<u8", size // 8).reshape(-1, 2)
+    index[[50, 51]] = index[[51, 50]]
+    content[size : size + 4] = crc32c(bytes(content[:size])).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert_same(a.gather([100], verify=verify), expected(ROWS, [100], 16))
+    with pytest.raises(DamagedStoreError, match=r"c\.0\.0: chunk 50 .* does not lie where swath writes it"):
+        a.gather([140], verify=verify)
 
 
 def test_unchecked_rows_alone_are_read() -> None:
