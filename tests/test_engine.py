@@ -203,6 +203,26 @@ def test_a_shard_that_ends_early_is_damage_however_it_is_read(tmp_path: Path) ->
             a.gather([400], **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("starts", [[4984], [4980, 4984]])
+def test_a_checksum_that_nobody_compares_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: list[int]
+) -> None:
+    a = swath.ingest(ROWS, tmp_path / "a", shard_rows=480, chunk_rows=8)
+    ends: list[int] = []
+    read = LocalFile.read_into
+
+    def noted(self: LocalFile, buffers: list[Buffer], n_bytes: int, offset: int) -> int:
+        ends.append(offset + n_bytes)
+        return read(self, buffers, n_bytes, offset)
+
+    monkeypatch.setattr(LocalFile, "read_into", noted)
+    size = (tmp_path / "a" / f"c.{4984 // 480}.0").stat().st_size
+    assert_same(a.gather(starts, verify="never"), expected(ROWS, starts, 16))
+    assert max(ends) == size - 4
+    a.gather(starts)
+    assert max(ends) == size
+
+
 @pytest.mark.parametrize("verify", ["always", "never"])
 def test_a_chunk_that_lies_elsewhere_is_damage_however_it_is_read(tmp_path: Path, verify: Any) -> None:
     """Rows are calculated to lie one after another: where the index says otherwise, those would be of another chunk."""

@@ -53,7 +53,7 @@ Direct = Literal["auto", "always", "never"]
 _DWARFS = 16
 
 # Reads that a thread takes at once: few enough that threads end together, enough that handing them out, and opening the shard for them,
-# costs nothing: of what is in memory 5.9 GB/s by 48, 5.3 by 16.
+# costs nothing: of what is in memory, in windows of 256 KB, one takes 33.4 us by 48, 31.8 by 128, 31.9 by 1000, of two threads.
 _READS_A_TASK = 16
 _CACHED_READS_A_TASK = 128
 

@@ -45,7 +45,7 @@ class Lander:
         self._window_bytes = plan.window * plan.layout.row_bytes
         self._starts = plan.starts
         self._order = plan.order
-        self._large = plan.window * plan.layout.row_bytes > SMALL_WINDOW_BYTES
+        self._large = self._window_bytes > SMALL_WINDOW_BYTES
         self._are_rows = plan.layout.tiles.are_rows
         self._parts: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
         # The batch as bytes: rows land in it only where those of a window lie side by side, and are kept whole.
@@ -94,7 +94,7 @@ class Lander:
             self._land_block(reader, first, stop, lo, hi)
         elif hi - lo > 1:
             self._land_in_batch(reader, first, stop, lo, hi)
-        else:
+        else:  # as `_land_in_batch` does it, in fewer steps (`RawReader.read_run`)
             begin = self._starts.item(lo) * self._row_bytes - first * self._chunk_bytes
             a, b = max(begin, 0), min(begin + self._window_bytes, (stop - first) * self._chunk_bytes)
             base = self._order.item(lo) * self._window_bytes - begin

@@ -56,10 +56,12 @@ class RawReader:
         self._scratch = scratch
         self._gap = reach.wide_gap_bytes
         self.checks = verify and layout.crc_bytes > 0
+        """Whether chunks are compared with their checksums."""
         # Rows up to here lie where they can be calculated.
         self._regular_bytes = math.inf if index is None else index.n_regular * self._chunk_bytes
         self._unread = scratch.take("unread", layout.crc_bytes)  # for checksums that nobody compares
-        self._slots: list[Buffer] = []  # a place for each checksum of a read
+        self._slots: list[Buffer] = []  # a place for each checksum of a read, and all of them as numbers
+        self._checksums = memoryview(b"")
         self._combine = combiner(layout.chunk_bytes).combine if self.checks else None
 
     def read_rows(self, first_chunk: int, stop_chunk: int, pieces: Sequence[Piece]) -> None:
@@ -175,6 +177,9 @@ class RawReader:
                 if a < size:
                     buffers.append(run[a:])
                     room -= size - a
+            if not self.checks and end % chunk_bytes == 0:  # that of the last chunk is read only where it is wanted
+                buffers.pop()
+                n_bytes -= crc_bytes
         got = self._file.read_into(buffers, n_bytes, at)
         if got < n_bytes:
             self._ends_early(at + got)
