@@ -1,6 +1,8 @@
 """A call in a process of its own, which is measured, limited, interrupted or killed from outside."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,20 @@ def run(program: str, *arguments: object, file_bytes: int = 0, **options: Any) -
     child = start(program, *arguments, file_bytes=file_bytes, **options)
     added, stderr = child.communicate()
     return child.returncode, added, stderr
+
+
+def children_that_run(program: str) -> set[int]:
+    """Those of this process whose command line has it.
+
+    By the parent that each process names: the list that a thread keeps of its children goes with the thread.
+    """
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and program in (process / "cmdline").read_text():
+                found.add(int(process.name))
+    return found
 
 
 def bytes_read_by_hdf5() -> int:

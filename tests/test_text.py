@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import children_that_run
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -277,8 +278,7 @@ def _many(folder: Path, n_files: int, *, zipped: bool) -> tuple[list[Path], NDAr
 
 
 def _children() -> set[int]:
-    pids = " ".join(task.read_text() for task in Path("/proc/self/task").glob("*/children")).split()
-    return {int(pid) for pid in pids if _is_running(int(pid))}
+    return children_that_run("swath.sources.ahead")
 
 
 @pytest.mark.parametrize("zipped", [False, True])

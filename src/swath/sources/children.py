@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+# In which a child whose end of the socket is closed ends, on a busy machine too.
+_END_SECONDS = 10
+
 _PROGRAM = "import sys; sys.path[:] = {path}; {program}"
 
 
@@ -67,7 +70,7 @@ def start_child(
 def status_of(process: subprocess.Popen[bytes]) -> int | None:
     """With what a child has ended; None where it has not, and so sends what nobody asked for."""
     try:
-        return process.wait(1)
+        return process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         return None
 
