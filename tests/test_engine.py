@@ -21,10 +21,10 @@ from page_cache import cached_pages
 
 import swath
 from swath.announcing import comes
+from swath.blosc_buffers import blosc_part
 from swath.buffers import Buffers, empty
 from swath.checksum import crc32c
 from swath.crew import is_worth_a_trial, run_best, threads_for
-from swath.decoder import blosc_part
 from swath.errors import DamagedStoreError, MemoryLimitError, OptionError, SourceError, StoreChangedError
 from swath.landing import Lander
 from swath.layout import STAMP_BYTES, Layout

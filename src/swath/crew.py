@@ -28,6 +28,14 @@ _LEAST_COPY_SECONDS = 8e-3
 # What one thread takes: bytes of rows a second, copied or decoded; and Python to open a shard, for a read, and for a chunk to be decoded.
 _COPIED, _DECODED, _DECODED_LZ4 = 8e9, 1.2e9, 5e9
 _SHARD_SECONDS, _READ_SECONDS, _CHUNK_SECONDS = 15e-6, 10e-6, 15e-6
+# For those that are decoded together.
+_JOINED_READ_SECONDS, _JOINED_CHUNK_SECONDS = 5e-6, 1.5e-6
+
+# Chunks that one call decodes are so only in threads that are not the main one (`swath.landing`), and a thread takes up to 0.5 ms to start.
+# One thread, not the main one, against the main one: 100 windows of 1 KB in chunks of 16 KB 1.5x as fast, 1,000 3.5x; 300 of 256 KB in
+# chunks of 64 KB 1.1x, of 256 KB 0.97x.
+_CHUNKS_FOR_A_THREAD = 100
+_SMALL_CHUNK_BYTES = 2**16
 
 # The number is tried where what is decoded would take one thread at least so long, of which a trial is a twentieth, and where a machine
 # that is so many times better or worse than that of these figures would do better with another number.
@@ -58,11 +66,17 @@ def threads_for(plan: Plan, near: bool) -> int:
 
 def _seconds(plan: Plan) -> tuple[float, float]:
     """What one thread takes of bytes in memory, about: Python's own steps, and to copy or decode."""
-    python = plan.shards.size * _SHARD_SECONDS + plan.first_chunk.size * _READ_SECONDS
+    python = plan.shards.size * _SHARD_SECONDS
+    python += plan.first_chunk.size * (_JOINED_READ_SECONDS if plan.joins else _READ_SECONDS)
     if not plan.bytes_decoded:
         return python, plan.bytes_read / _COPIED
-    python += plan.chunks * len(plan.tiles) * _CHUNK_SECONDS
+    python += plan.chunks * len(plan.tiles) * (_JOINED_CHUNK_SECONDS if plan.joins else _CHUNK_SECONDS)
     return python, plan.bytes_decoded / (_DECODED_LZ4 if plan.layout.codec == "lz4" else _DECODED)
+
+
+def is_worth_a_thread(plan: Plan) -> bool:
+    """Whether one thread should not be the one that calls."""
+    return plan.joins and plan.layout.chunk_bytes <= _SMALL_CHUNK_BYTES and plan.chunks >= _CHUNKS_FOR_A_THREAD
 
 
 def is_worth_a_trial(plan: Plan) -> bool:

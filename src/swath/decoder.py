@@ -31,6 +31,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.registry import get_codec
 from numpy.typing import NDArray
 
+from swath.blosc_buffers import BLOSC_HEADER, blosc_part, joined_blosc
 from swath.checksum import crc32c
 from swath.errors import FormatError
 from swath.layout import CRC_BYTES
@@ -49,6 +50,9 @@ class Step(Protocol):
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
         """The decoded bytes, at most so many: ``out`` itself, if they fill it and the codec can write there."""
         ...
+
+
+_CRC = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,7 @@ class BloscStep:
     def decode(self, encoded: Buffer, most_bytes: int, out: Buffer | None = None) -> Buffer:
         """Decode, unless the bytes announce too many."""
         announced, size = int.from_bytes(encoded[4:8], "little"), int.from_bytes(encoded[12:16], "little")
-        if len(encoded) < _BLOSC_HEADER.size or len(encoded) < size:  # blosc believes its header, and reads on
+        if len(encoded) < BLOSC_HEADER.size or len(encoded) < size:  # blosc believes its header, and reads on
             raise DecodeError(f"ends early: {len(encoded)} of {size} encoded bytes")
         if announced > most_bytes:
             raise DecodeError(f"announces {announced} bytes, and a chunk has {most_bytes}")
@@ -286,6 +290,26 @@ class Decoder:
             return self._in_order(np.frombuffer(decoded, np.uint8).view(self.stored))[first:stop], decoded is out
         shape = (stop - first, *self.shape[1:])
         return np.ndarray(shape, self.stored, decoded, first * self.row_bytes - begin), decoded is out
+
+    def decode_joined(self, run: Buffer, begins: Sequence[int], ends: Sequence[int], out: Buffer) -> bool:
+        """Decode all chunks that lie in ``run`` in this order, behind `join_room` bytes, one after another into ``out``.
+
+        The codecs are blosc and a checksum, as a store has them. False where chunks can't be joined, or one of them is damaged: `decode`
+        tells what is wrong.
+        """
+        bodies = [end - CRC_BYTES for end in ends]
+        if isinstance(self.steps[0], Crc32c):
+            for begin, end in zip(begins, bodies):
+                if end < begin or crc32c(run[begin:end]) != _CRC.unpack_from(run, end)[0]:
+                    return False
+        joined = joined_blosc(run, begins, bodies, self.n_bytes)
+        if joined is None:
+            return False
+        try:
+            blosc.decompress(joined, out)
+        except RuntimeError:
+            return False
+        return True
 
     def _filtered(self, encoded: Buffer) -> NDArray[Any]:
         values: Any = np.frombuffer(encoded, np.uint8)
@@ -430,45 +454,6 @@ def from_hdf5(filters: Sequence[tuple[int, tuple[int, ...]]], shape: tuple[int, 
         shuffle = {"elementsize": options[0] if options else dtype.itemsize} if name == "shuffle" else {}
         steps.insert(0, _ZLIB if name == "deflate" else _step(get_codec({"id": name, **shuffle})))
     return Decoder(shape, dtype, np.result_type(dtype), tuple(steps))
-
-
-_BLOSC_HEADER = struct.Struct("<4B3I")
-_BLOSC_COPIED = 2
-
-
-def blosc_part(encoded: Buffer, first: int, stop: int, n_bytes: int) -> tuple[Buffer, int, int]:
-    """A blosc buffer of those blocks of another that hold the decoded bytes ``[first, stop)``, and which bytes they hold.
-
-    Blosc compresses a buffer in blocks, each on its own, and lists where each begins: with a header of its own, a run of
-    blocks is a buffer too. A chunk of 16 MB of which one window of 256 KB is wanted decodes 60 times faster.
-
-    Source of the format: c-blosc, README_CHUNK_FORMAT.rst.
-    """
-    whole = encoded, 0, n_bytes
-    if len(encoded) < _BLOSC_HEADER.size:
-        return whole
-    version, lz_version, flags, typesize, announced, block, _ = _BLOSC_HEADER.unpack_from(encoded)
-    if flags & _BLOSC_COPIED or not 0 < block < n_bytes or announced != n_bytes:
-        return whole
-    n_blocks = -(-n_bytes // block)
-    a, b = first // block, -(-stop // block)
-    if n_bytes % block and a == n_blocks - 1:
-        a -= 1  # the last block, where it is short, is laid out in its own way: a buffer of it alone would be misread
-    if len(encoded) < _BLOSC_HEADER.size + 4 * n_blocks:
-        return whole
-    starts = np.frombuffer(encoded, "<u4", n_blocks, _BLOSC_HEADER.size).astype(np.int64)
-    # Several threads write blocks in the order in which they are ready: each ends where the next in the buffer begins.
-    in_buffer = np.append(np.sort(starts), len(encoded))
-    ends = in_buffer[np.searchsorted(in_buffer, starts, side="right")] if starts.max() < len(encoded) else starts
-    if b - a == n_blocks or (ends <= starts).any():
-        return whole
-    begins, sizes = starts[a:b], (ends - starts)[a:b]
-    table = np.cumsum(sizes) - sizes + _BLOSC_HEADER.size + 4 * (b - a)
-    kept = min(b * block, n_bytes) - a * block
-    size = _BLOSC_HEADER.size + 4 * (b - a) + int(sizes.sum())
-    header = _BLOSC_HEADER.pack(version, lz_version, flags, typesize, kept, block, size)
-    blocks = (encoded[i : i + n] for i, n in zip(begins.tolist(), sizes.tolist()))
-    return memoryview(b"".join((header, table.astype("<u4").tobytes(), *blocks))), a * block, a * block + kept
 
 
 def announced_bytes(codec_id: str, encoded: Buffer) -> int | None:

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from swath.decoder import DecodeError, Decoder
 from swath.errors import DamagedStoreError
+from swath.joined import Join, decoded_groups
 from swath.layout import Layout
 from swath.plan import Reach
 from swath.shard import MEND
 from swath.storage import Buffer, File, Folder, Scratch
+from swath.windows import IntArray, expand
 
 # Tiles may lie in thousands of files; 32 threads shall stay within the 1024 files that a process may open.
 _MOST_OPEN_FILES = 8
@@ -123,6 +125,10 @@ class ChunkMap(Protocol):
         ...
 
 
+Places = Callable[[File, IntArray], tuple[NDArray[np.uint64], NDArray[np.uint64]] | None]
+"""Offset and length of many chunks of one file; None where not all are known to be there."""
+
+
 class EncodedReader:
     """Fetches and decodes chunks of one shard, or of one row of shards, with the files that it opens."""
 
@@ -137,8 +143,13 @@ class EncodedReader:
         direct: bool,
         reach: Reach,
         fill_value: Any = None,
+        places: Places | None = None,
     ) -> None:
-        """A chunk that was never written holds ``fill_value``; where that is None, it is damage."""
+        """A chunk that was never written holds ``fill_value``; where that is None, it is damage.
+
+        With ``places`` there may be more than one chunk to be decoded by a call (`read_joined`).
+        """
+        self._places = places
         self._chunks = chunks
         self._decoder = decoder
         self._layout = layout
@@ -167,6 +178,26 @@ class EncodedReader:
             file, entries = self._find(first_chunk, stop_chunk, tile)
             for begin, end in _runs(entries, self._reach):
                 yield from self._read_run(file, first_chunk + begin, entries[begin:end], tile, wanted)
+
+    def read_joined(self, join: Join) -> Iterator[Buffer | None]:
+        """All rows of each group of reads, one after another, decoded by one call; valid until the next is taken.
+
+        None where they can't be had so, or something is wrong: `read` of each tells.
+        """
+        none = itertools.repeat(None, len(join.groups))
+        if self._places is None:
+            return none
+        counts = join.stop_chunk - join.first_chunk
+        read, k = expand(counts)
+        try:
+            file = self._file(self._chunks.key(int(join.first_chunk[0]), 0))
+            places = self._places(file, join.first_chunk[read] + k)
+        except (FileNotFoundError, DamagedStoreError):
+            return none
+        if places is None or (places[0] > file.size).any() or (places[1] > self._decoder.most_bytes).any():
+            return none
+        offsets, lengths = (each.astype(np.int64) for each in places)
+        return decoded_groups(file, offsets, lengths, counts, join.groups, self._decoder, self._scratch)
 
     def announce(self, first_chunk: int, stop_chunk: int, row0: int, row1: int) -> None:
         """Let the system fetch what is wanted; see `ChunkReader`."""

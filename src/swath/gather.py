@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swath.announcing import Announcer, comes, lead
 from swath.buffers import empty
-from swath.crew import BYTES_FOR_THREADS, is_worth_a_trial, local_cores, run_best, threads_for
+from swath.crew import BYTES_FOR_THREADS, is_worth_a_thread, is_worth_a_trial, local_cores, run_best, threads_for
 from swath.errors import (
     ColumnsError,
     DamagedStoreError,
@@ -294,7 +294,7 @@ def _carry_out(rows: Rows, plan: Plan, out: NDArray[Any], advance: Advance | Non
         chosen = iter(parts)
         run_threads(lambda gate: next(chosen)(gate), len(parts), local_cores())
         return
-    if threads == 1:
+    if threads == 1 and not is_worth_a_thread(plan):
         work(rows)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="swath-gather") as pool:
@@ -339,7 +339,8 @@ def _tasks(plan: Plan, threads: int, most_reads: int) -> list[tuple[int, int]]:
     borders = np.flatnonzero(np.diff(shards)) + 1
     edges = [0, *borders.tolist(), shards.size]
     # A request takes so much longer than handing it out that each is handed out by itself.
-    most = 1 if plan.reach.is_remote else max(1, min(most_reads, shards.size // (4 * threads)))
+    share = shards.size // (4 * threads) if threads > 1 else most_reads
+    most = 1 if plan.reach.is_remote else max(1, min(most_reads, share))
     return [(i, min(i + most, b)) for a, b in itertools.pairwise(edges) for i in range(a, b, most)]
 
 

@@ -12,15 +12,17 @@ A read of the plan is carried out in one of three ways:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.encoded import ChunkReader, Wanted
+from swath.encoded import ChunkReader, EncodedReader, Wanted
 from swath.errors import DamagedStoreError
+from swath.joined import join_reads
 from swath.plan import MOST_PIECES, SMALL_WINDOW_BYTES, TEMPORARY_BYTES, Plan
 from swath.raw import Piece, RawReader
 from swath.rows import Access, Rows
@@ -51,6 +53,8 @@ class Lander:
         # The batch as bytes: rows land in it only where those of a window lie side by side, and are kept whole.
         whole = plan.columns is None and out.flags.c_contiguous
         self._bytes = out.reshape(-1).view(np.uint8) if whole else None
+        # In the main thread numcodecs has blosc share blocks out among threads of its own: five of 64 KB take twice as long so.
+        self._joins = plan.joins and whole and current_thread() is not main_thread()
         self._view = None if self._bytes is None else memoryview(self._bytes)
 
     def land(self, first: int, stop: int) -> None:
@@ -74,13 +78,33 @@ class Lander:
                 land = partial(self._land_raw, reader)
             else:
                 land = partial(self._land_decoded, reader)
-            for read in plan.each(first, stop):
-                try:
-                    land(*read)
-                    continue
-                except DamagedStoreError:
-                    pass  # not kept: it would keep all that was decoded
-                self._land_each(land, *read)
+                if self._joins and isinstance(reader, EncodedReader):
+                    self._land_joined(reader, land, first, stop)
+                    return
+            self._land_reads(land, plan.each(first, stop))
+
+    def _land_reads(self, land: Callable[[int, int, int, int], None], reads: Iterable[tuple[int, ...]]) -> None:
+        for read in reads:
+            try:
+                land(*read)
+                continue
+            except DamagedStoreError:
+                pass  # not kept: it would keep all that was decoded
+            self._land_each(land, *read)
+
+    def _land_joined(
+        self, reader: EncodedReader, land: Callable[[int, int, int, int], None], first: int, stop: int
+    ) -> None:
+        """Land groups of reads (`swath.joined`), and read by read those that it can't have so."""
+        batch, join = self._bytes, join_reads(self._plan, first, stop)
+        assert batch is not None
+        for k, decoded in enumerate(reader.read_joined(join)):
+            if decoded is None:
+                self._land_reads(land, join.reads(k))
+                continue
+            rows = np.frombuffer(decoded, np.uint8)
+            for target, source, size in join.copies[k]:
+                batch[target : target + size] = rows[source : source + size]
 
     def _land_each(self, land: Callable[[int, int, int, int], None], first: int, stop: int, lo: int, hi: int) -> None:
         """Land each window by itself: what is damaged may lie between windows, where nobody wants it."""

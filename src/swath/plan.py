@@ -22,7 +22,7 @@ from swath.errors import MemoryLimitError
 from swath.html import card
 from swath.layout import Layout, choose_chunk_rows
 from swath.memory import GatherCost, Room, format_bytes, format_seconds
-from swath.windows import IntArray, merge_windows, windows_in
+from swath.windows import IntArray, expand, merge_windows, windows_in
 
 # A disk of today needs about 32 requests in flight for its full rate; more gave nothing (benchmarks/).
 MOST_THREADS = 32
@@ -65,6 +65,9 @@ INDEX_CACHE_BYTES = 32 * 2**20
 
 # What is kept of a far shard of which no index is read: its version (see `swath.stamps`).
 _VERSION_BYTES = 1024
+
+# Chunks of several reads are decoded by one call up to so many bytes: of what two windows of 256 KB need, as a rule.
+JOIN_BYTES = 2**19
 
 # What a decoder allocates for itself, and the allocator keeps of it, a thread, at most so many bytes and so many chunks. Most with the
 # lz4 of blosc, in a process that has freed an array of 10 MB before, as every second gather finds it: 1.2 MiB beside chunks of
@@ -171,6 +174,11 @@ class Plan:
     def bytes_wanted(self) -> int:
         """Bytes of the batch."""
         return math.prod(self.batch_shape) * self.layout.dtype.itemsize
+
+    @property
+    def joins(self) -> bool:
+        """Whether chunks of several reads may be decoded by one call (`swath.joined`)."""
+        return _joins(self.layout, self.columns, is_store=self.ingested_bytes is None)
 
     @cached_property
     def shards(self) -> IntArray:
@@ -383,6 +391,10 @@ class Plan:
         return f"a store of swath would read about {format_bytes(ingested_bytes)}, {how}"
 
 
+def _joins(layout: Layout, columns: IntArray | slice | None, *, is_store: bool) -> bool:
+    return is_store and layout.codec != "raw" and columns is None and 2 * layout.chunk_bytes <= JOIN_BYTES
+
+
 def plan_gather(
     layout: Layout,
     starts: IntArray,
@@ -415,7 +427,7 @@ def plan_gather(
     spans = merge_windows(starts, window, layout.chunk_rows, reach.gap_bytes // a_chunk)
     block_bytes = max(reach.block_bytes, _LIBRARY_BLOCK_BYTES if layout.by_library else 0)
     read_chunks = max(1, min(block_bytes // a_chunk, _MOST_READ_CHUNKS))
-    first, stop = _cut(spans.first, spans.stop, layout.shard_chunks, read_chunks)
+    first, stop = cut(spans.first, spans.stop, layout.shard_chunks, read_chunks)
     lo, hi = windows_in(spans.starts, window, first * layout.chunk_rows, stop * layout.chunk_rows)
     if not (wanted := lo < hi).all():  # a gap was cut off from the windows around it
         first, stop, lo, hi = first[wanted], stop[wanted], lo[wanted], hi[wanted]
@@ -444,6 +456,10 @@ def plan_gather(
             held = min(held, (most_windows + 1) * (reach.gap_bytes + 2 * a_chunk))
     else:  # neighbours are fetched with the gaps between them
         held += min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes) + layout.decode_copies * a_chunk
+        if _joins(layout, columns, is_store=is_store):  # of what is far away each read is a group of its own
+            chunks = most_chunks if reach.is_remote else int((stop - first).sum())
+            joined = max(most_chunks, min(JOIN_BYTES // a_chunk, chunks))
+            held += (joined - most_chunks) * a_chunk + (min(joined, max(1, JOIN_BYTES // a_chunk)) - 1) * a_chunk
         is_zstd = layout.codec == "zstd"
         held += min(_ZSTD_SLACK, _ZSTD_COPIES * a_chunk) if is_zstd else min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
     if columns is None and window * layout.row_bytes <= SMALL_WINDOW_BYTES:
@@ -506,23 +522,17 @@ def _distinct(ascending: IntArray) -> IntArray:
     return ascending[np.append(True, ascending[1:] != ascending[:-1])] if ascending.size else ascending
 
 
-def _cut(first: IntArray, stop: IntArray, shard_chunks: int, read_chunks: int) -> tuple[IntArray, IntArray]:
+def cut(first: IntArray, stop: IntArray, shard_chunks: int, read_chunks: int) -> tuple[IntArray, IntArray]:
     """Cut runs of chunks ``[first, stop)`` at the borders of shards, then into reads of at most ``read_chunks``.
 
-    >>> [edge.tolist() for edge in _cut(np.array([6, 20]), np.array([13, 21]), shard_chunks=8, read_chunks=4)]
+    >>> [edge.tolist() for edge in cut(np.array([6, 20]), np.array([13, 21]), shard_chunks=8, read_chunks=4)]
     [[6, 8, 12, 20], [8, 12, 13, 21]]
     """
     shard = first // shard_chunks
-    run, k = _expand((stop - 1) // shard_chunks - shard + 1)
+    run, k = expand((stop - 1) // shard_chunks - shard + 1)
     border = (shard[run] + k) * shard_chunks
     first, stop = np.maximum(first[run], border), np.minimum(stop[run], border + shard_chunks)
 
-    run, k = _expand(-((first - stop) // read_chunks))
+    run, k = expand(-((first - stop) // read_chunks))
     first = first[run] + k * read_chunks
     return first, np.minimum(first + read_chunks, stop[run])
-
-
-def _expand(counts: IntArray) -> tuple[IntArray, IntArray]:
-    """Each index i repeated ``counts[i]`` times, and beside it 0, 1, ... ``counts[i] - 1``."""
-    index = np.repeat(np.arange(counts.size), counts)
-    return index, np.arange(index.size) - np.repeat(np.cumsum(counts) - counts, counts)

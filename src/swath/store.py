@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from swath.committing import read_committed
 from swath.decoder import BloscStep, Crc32c, Decoder
 from swath.encoded import ChunkReader, EncodedReader, Entries
@@ -37,6 +40,7 @@ from swath.rows import Access
 from swath.shard import MEND, NO_CHUNK, IndexCache, ShardIndex, index_entries
 from swath.stamps import Stamps, Version
 from swath.storage import File, Folder, Gate, LocalFolder, Scratch, VersionError, away, begun
+from swath.windows import IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,16 @@ class Store:
             return (self._far_raw_reader if self.reach.pins_versions else self._raw_reader)(shard, access, scratch)
         decoder = _decoder(self.layout)
         chosen = decoder if access.verify else decoder.without_checks()
-        return EncodedReader(self, chosen, self.layout, access.tiles, scratch, direct=access.direct, reach=self.reach)
+        return EncodedReader(
+            self,
+            chosen,
+            self.layout,
+            access.tiles,
+            scratch,
+            direct=access.direct,
+            reach=self.reach,
+            places=self._places,
+        )
 
     @contextlib.contextmanager
     def _raw_reader(self, shard: int, access: Access, scratch: Scratch) -> Iterator[RawReader]:
@@ -273,6 +286,15 @@ class Store:
                 "is missing" if missing else "does not lie where swath writes it",
             )
         return index_entries(index, slice(begin, begin + stop - first))
+
+    def _places(self, file: File, chunks: IntArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
+        """Where many chunks of one shard lie, unless one of them is missing."""
+        shard = int(chunks[0]) // self.layout.shard_chunks
+        index = self.indexes.get(file, self.facts.stamp(shard))
+        inside = chunks - shard * self.layout.shard_chunks
+        if inside.max() >= index.n_regular:
+            return None
+        return index.offsets[inside], index.lengths[inside]
 
     def is_cached(self, chunk: int) -> bool:
         """Whether a chunk's first byte is in the page cache."""

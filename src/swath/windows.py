@@ -156,3 +156,9 @@ def windows_in(starts: IntArray, window: int, row_start: IntArray, row_stop: Int
     lo = np.searchsorted(starts, row_start - window, side="right")
     hi = np.searchsorted(starts, row_stop, side="left")
     return lo, hi
+
+
+def expand(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Each index i repeated ``counts[i]`` times, and beside it 0, 1, ... ``counts[i] - 1``."""
+    index = np.repeat(np.arange(counts.size), counts)
+    return index, np.arange(index.size) - np.repeat(np.cumsum(counts) - counts, counts)
