@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
 BLOSC_HEADER = struct.Struct("<4B3I")
 _BLOSC_COPIED = 2
 
-# Of a header, what buffers must have in common to be joined: all but their own size. It and where the only block begins come after.
-_ALIKE = struct.Struct("<4B2I")
-_ALIKE_BYTES = _ALIKE.size
-_ONE = struct.Struct(f"<{_ALIKE_BYTES}s2I")
+# Of a header, what buffers must have in common to be joined: all but their own size, which comes after it.
+_ALIKE_BYTES = BLOSC_HEADER.size - 4
+
+# Smaller blocks are not joined, but where a buffer is one: their list would be long.
+_LEAST_BLOCK = 4096
 
 
 def blosc_part(encoded: memoryview, first: int, stop: int, n_bytes: int) -> tuple[memoryview, int, int]:
@@ -57,29 +59,44 @@ def blosc_part(encoded: memoryview, first: int, stop: int, n_bytes: int) -> tupl
     return memoryview(b"".join((header, table.astype("<u4").tobytes(), *blocks))), a * block, a * block + kept
 
 
-def join_room(n: int) -> int:
-    """Bytes that `joined_blosc` needs before so many buffers."""
-    return BLOSC_HEADER.size + 4 * n
+def join_room(n: int, n_bytes: int) -> int:
+    """Bytes that `joined_blosc` needs before so many buffers, of ``n_bytes`` each."""
+    return BLOSC_HEADER.size + 4 * n * (n_bytes // _LEAST_BLOCK + 1)
 
 
 def joined_blosc(run: memoryview, begins: Sequence[int], ends: Sequence[int], n_bytes: int) -> memoryview | None:
-    """One blosc buffer of several, which lie in ``run`` in this order, and of which each is one block of ``n_bytes``.
+    """One blosc buffer of several, which lie in ``run`` in this order, and of which each holds ``n_bytes``.
 
-    Before the first are `join_room` bytes, which are overwritten. None where they are not of one block, or not compressed alike.
+    Before the first are `join_room` bytes, which are overwritten. None where they were not compressed alike, or not at all, or where their
+    last block is short: it is laid out in its own way.
     """
-    first = run[begins[0] : begins[0] + _ALIKE_BYTES].tobytes()
-    offsets = []
-    for begin, end in zip(begins, ends):
-        if end - begin < _ONE.size:
-            return None
-        alike, size, offset = _ONE.unpack_from(run, begin)
-        if alike != first or size > end - begin or not _ONE.size <= offset < size:
-            return None
-        offsets.append(begin + offset)
-    version, lz_version, flags, typesize, announced, block = _ALIKE.unpack(first)
-    if flags & _BLOSC_COPIED or not announced == block == n_bytes:
+    if ends[0] - begins[0] < BLOSC_HEADER.size:
         return None
-    n, base = len(offsets), begins[0] - join_room(len(offsets))
+    version, lz_version, flags, typesize, announced, block, _ = BLOSC_HEADER.unpack_from(run, begins[0])
+    if (
+        flags & _BLOSC_COPIED
+        or announced != n_bytes
+        or not min(_LEAST_BLOCK, n_bytes) <= block <= n_bytes
+        or n_bytes % block
+    ):
+        return None
+    head = run[begins[0] : begins[0] + _ALIKE_BYTES].tobytes()
+    list_of = _head_and_list(n_bytes // block)
+    places: list[int] = []
+    for begin, end in zip(begins, ends):
+        if end - begin < list_of.size:
+            return None
+        alike, size, *offsets = list_of.unpack_from(run, begin)
+        if alike != head or size > end - begin or min(offsets) < list_of.size or max(offsets) >= size:
+            return None
+        places += [begin + offset for offset in offsets]
+    n = len(places)
+    base = begins[0] - BLOSC_HEADER.size - 4 * n
     BLOSC_HEADER.pack_into(run, base, version, lz_version, flags, typesize, n * block, block, ends[-1] - base)
-    struct.pack_into(f"<{n}I", run, base + BLOSC_HEADER.size, *[offset - base for offset in offsets])
+    struct.pack_into(f"<{n}I", run, base + BLOSC_HEADER.size, *[place - base for place in places])
     return run[base : ends[-1]]
+
+
+@cache
+def _head_and_list(n_blocks: int) -> struct.Struct:
+    return struct.Struct(f"<{_ALIKE_BYTES}sI{n_blocks}I")

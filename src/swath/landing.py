@@ -55,6 +55,7 @@ class Lander:
         self._bytes = out.reshape(-1).view(np.uint8) if whole else None
         # In the main thread numcodecs has blosc share blocks out among threads of its own: five of 64 KB take twice as long so.
         self._joins = plan.joins and whole and current_thread() is not main_thread()
+        self._has_joined = False
         self._view = None if self._bytes is None else memoryview(self._bytes)
 
     def land(self, first: int, stop: int) -> None:
@@ -98,10 +99,15 @@ class Lander:
         """Land groups of reads (`swath.joined`), and read by read those that it can't have so."""
         batch, join = self._bytes, join_reads(self._plan, first, stop)
         assert batch is not None
-        for k, decoded in enumerate(reader.read_joined(join)):
+        groups = reader.read_joined(join)
+        for k in range(len(join.groups)):
+            decoded = next(groups) if self._joins else None
             if decoded is None:
+                # As blosc blocks these chunks they can't be: what is fetched in vain is fetched once.
+                self._joins = self._joins and self._has_joined
                 self._land_reads(land, join.reads(k))
                 continue
+            self._has_joined = True
             rows = np.frombuffer(decoded, np.uint8)
             for target, source, size in join.copies[k]:
                 batch[target : target + size] = rows[source : source + size]
