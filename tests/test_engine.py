@@ -66,8 +66,8 @@ def test_every_way_gives_the_same_rows(
         ("raw", 16, 300, 1),  # each opens a shard
         ("raw", 16, 4000, 4),
         ("raw", 1, 4000, 1),  # Python takes longer than the bytes
-        ("lz4", 16, 4000, 1),  # Python takes as long as some machines to decode: it is tried
-        ("lz4", 1, 4000, 1),
+        ("lz4", 16, 4000, 4),  # decoded together
+        ("lz4", 1, 4000, 4),
         ("zstd", 16, 4000, 4),
     ],
 )
@@ -99,19 +99,21 @@ def test_threads_share_what_is_in_memory(array: swath.RowArray, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("codec", "windows", "tried"),
+    ("codec", "chunk_rows", "windows", "tried"),
     [
-        ("raw", 10_000, False),
-        ("lz4", 1000, False),  # over too soon
-        ("lz4", 10_000, True),
-        ("zstd", 10_000, False),  # clear
+        ("raw", 4, 10_000, False),
+        ("lz4", 4, 1000, False),  # over too soon
+        ("lz4", 4, 10_000, True),
+        ("lz4", 16, 10_000, False),  # decoded together, and large: clear
+        ("lz4", 20, 10_000, True),  # too large for that
+        ("zstd", 16, 10_000, False),
     ],
 )
 def test_threads_are_tried_where_it_is_not_clear_that_they_gain(
-    codec: Any, windows: int, tried: bool, monkeypatch: pytest.MonkeyPatch
+    codec: Any, chunk_rows: int, windows: int, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swath.crew.local_cores", lambda: 2)
-    layout = Layout(500_000, (2000,), np.dtype("f8"), 4 if codec == "raw" else 16, 4192, codec)
+    layout = Layout(500_000, (2000,), np.dtype("f8"), chunk_rows, 4200 // chunk_rows * chunk_rows, codec)
     starts = np.random.default_rng(0).integers(0, 499_984, windows)
     limit = Room(2**40, "the test")
     plan = plan_gather(layout, starts, 16, columns=None, batch_in_memory=True, limit=limit)

@@ -20,8 +20,8 @@ BYTES_FOR_THREADS = 2**20
 # Of what is in memory a second thread saves copying and decoding; Python's own steps it makes slower, since the two hand the interpreter's
 # lock round at each call of the system. So it gains where the former takes three times as long as the latter, and not over in a
 # moment. Two threads against one, on two hyperthreads: 500 windows of 256 KB in 120 shards 0.84x as fast, 1,000 1.26x, 4,000 1.43x;
-# 4,000 of 16 KB 0.78x; 32 MB in windows of 4 MB 0.97x, 128 MB 1.3x; lz4 in chunks of 128 KB 0.6 to 0.85x, of 256 KB 1.3x there, and 0.6x
-# on another machine; zstd 0.8 to 0.9x where it takes less than 10 ms, then 1.3 to 1.6x.
+# 4,000 of 16 KB 0.78x; 32 MB in windows of 4 MB 0.97x, 128 MB 1.3x; zstd 0.8 to 0.9x where it takes less than 10 ms, then 1.3 to 1.6x.
+# Decoded together, on a Xeon: 100 windows of 256 KB, lz4 in chunks of 64 KB 0.83x, 300 1.2x, 1,000 1.6x.
 _COPIES_A_PYTHON = 3
 _LEAST_COPY_SECONDS = 8e-3
 
@@ -90,8 +90,8 @@ def is_worth_a_trial(plan: Plan) -> bool:
 def run_best(run: Callable[[int, float], int], most: int) -> None:
     """Run to the end by as many threads, of 1, 2, 4, ... ``most``, as are fastest.
 
-    200 to 6,000 windows of 256 KB in chunks of as much, by two threads against one, on 2 virtual cores: lz4 0.6x on a Xeon, and 1.3x on an
-    EPYC; zstd 1.2 to 1.5x, and 1.3 to 1.6x.
+    200 to 6,000 windows of 256 KB in chunks of as much, by two threads against one, on 2 virtual cores, chunk by chunk: lz4 0.6x on a Xeon,
+    and 1.3x on an EPYC; zstd 1.2 to 1.5x, and 1.3 to 1.6x.
 
     Parameters
     ----------

@@ -455,11 +455,11 @@ def plan_gather(
             # What lands in the batch is not held besides: only chunks of which a part is wanted, and gaps.
             held = min(held, (most_windows + 1) * (reach.gap_bytes + 2 * a_chunk))
     else:  # neighbours are fetched with the gaps between them
-        held += min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes) + layout.decode_copies * a_chunk
-        if _joins(layout, columns, is_store=is_store):  # of what is far away each read is a group of its own
-            chunks = most_chunks if reach.is_remote else int((stop - first).sum())
-            joined = max(most_chunks, min(JOIN_BYTES // a_chunk, chunks))
-            held += (joined - most_chunks) * a_chunk + (min(joined, max(1, JOIN_BYTES // a_chunk)) - 1) * a_chunk
+        group = 1  # chunks that are decoded together; of what is far away each read is handed out by itself
+        if _joins(layout, columns, is_store=is_store):
+            group = min(JOIN_BYTES // a_chunk, most_chunks if reach.is_remote else int((stop - first).sum()))
+        held = max(most_chunks, group) * a_chunk + min(reach.block_bytes, (most_chunks - 1) * reach.gap_bytes)
+        held += layout.decode_copies * max(1, group) * a_chunk
         is_zstd = layout.codec == "zstd"
         held += min(_ZSTD_SLACK, _ZSTD_COPIES * a_chunk) if is_zstd else min(_DECODER_SLACK, _DECODER_COPIES * a_chunk)
     if columns is None and window * layout.row_bytes <= SMALL_WINDOW_BYTES:
