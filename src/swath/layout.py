@@ -30,11 +30,12 @@ INDEX_ENTRY_BYTES = 16
 STAMP_BYTES = 20
 
 # Measured on 2 cores, windows of 16 rows of 2000 float64 (benchmarks/). A raw chunk costs about 3 us of Python and checksum
-# calls on top of its bytes, which come at 2 GB/s (cold, NVMe) to 8 GB/s (warm). One that is decoded costs little more where one call
-# decodes several (`swath.joined`), and 15 to 20 us where the one thread that calls decodes them: lz4 warm 2.7 GB/s with chunks of 4
-# rows, 2.6 with 8, 2.3 with 16; of 32 windows 1.8, 2.1 and 1.7. They decide between neighbours that differ by a few percent, so a factor
-# of two in either changes little.
-_SECONDS_A_CHUNK = {"raw": 3e-6, "lz4": 10e-6, "zstd": 10e-6}
+# calls on top of its bytes, which come at 2 GB/s (cold, NVMe) to 8 GB/s (warm). One that is decoded costs some 25 us, since
+# threads hand the interpreter's lock round at each, on top of bytes that are fewer: 2.0 GB/s warm with chunks of 4 rows,
+# 2.9 with 8, 3.3 with 16. Where one call decodes several (`swath.joined`) it is some 5 us, and the three come at 2.7, 2.6 and 2.3
+# on another machine; where the thread that calls decodes alone, not. They decide between neighbours that differ by a few percent, so a
+# factor of two in either changes little.
+_SECONDS_A_CHUNK = {"raw": 3e-6, "lz4": 25e-6, "zstd": 25e-6}
 _BYTES_A_SECOND = {"raw": 3e9, "lz4": 6e9, "zstd": 6e9}
 
 # What rows are encoded to is taken to be a fourth of them where a network brings it: it is not known before chunks are chosen. 1,000
