@@ -27,10 +27,7 @@ _LEAST_BLOCK = 4096
 def blosc_part(encoded: memoryview, first: int, stop: int, n_bytes: int) -> tuple[memoryview, int, int]:
     """A blosc buffer of those blocks of another that hold the decoded bytes ``[first, stop)``, and which bytes they hold.
 
-    Blosc compresses a buffer in blocks, each on its own, and lists where each begins: with a header of its own, a run of
-    blocks is a buffer too. A chunk of 16 MB of which one window of 256 KB is wanted decodes 60 times faster.
-
-    Source of the format: c-blosc, README_CHUNK_FORMAT.rst.
+    A chunk of 16 MB of which one window of 256 KB is wanted decodes 60 times faster.
     """
     whole = encoded, 0, n_bytes
     if len(encoded) < BLOSC_HEADER.size:

@@ -4,7 +4,8 @@ A row of chunks is a run of rows; where chunks do not hold whole rows it has sev
 axes. A reader yields the rows of one tile of one chunk at a time, each fetched and decoded once, whoever wants it:
 
 - `EncodedReader` finds each chunk in its file, fetches a run of neighbours in one range, and decodes by `swath.decoder`,
-  into the batch itself where one window wants all of a chunk;
+  into the batch itself where one window wants all of a chunk; small ones of a store by one call for those of several reads
+  (`EncodedReader.read_joined`);
 - `LibraryReader` asks zarr-python, h5py or numpy for the block, where only they know how it is stored.
 """
 

@@ -1,6 +1,6 @@
 """How do the rows of a read get to their places in the batch?
 
-A read of the plan is carried out in one of three ways:
+Reads of the plan are carried out in one of four ways:
 
 - Raw rows land in the batch itself (`RawReader.read_rows`): each in the first window that wants it. Windows that
   overlap copy what they share from one another.
@@ -8,6 +8,8 @@ A read of the plan is carried out in one of three ways:
   from there to each place.
 - Encoded chunks are decoded one after another (`ChunkReader.read`), in the batch itself where one window wants all of
   a chunk, and copied to whoever else wants them.
+- Small encoded chunks of a store are decoded together, those of several reads by one call, in scratch, and copied from
+  there (`swath.joined`); what can't be had so is decoded one after another.
 """
 
 from __future__ import annotations
